@@ -1,0 +1,103 @@
+"""The plan: recipe + chosen offer + layout + estimate + time + cost + runners-up + why the rest were rejected.
+
+A plan is a value: printed, saved with ``plan -o``, and launched later exactly as it is. Nothing here has effects.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cloudtune.memory.estimate import Estimate
+from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.spec import Frozen, Recipe
+
+Purchase = Literal["on_demand", "spot", "flex_start", "reserved", "owned"]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class DataStats(Frozen):
+    """Size of the training data. ``measured`` says whether the rows were read or stated or assumed."""
+
+    rows: int
+    tokens: int
+    """Tokens of one epoch after cutting at max_length."""
+    mean_tokens: float
+    longest_tokens: int
+    basis: Literal["counted", "sampled", "stated", "assumed"]
+
+
+class Chosen(Frozen):
+    """The offer the job will run on."""
+
+    provider: str
+    region: str
+    instance: str
+    purchase: Purchase
+    gpu: str
+    gpu_bytes: int
+    """Memory of one GPU in bytes (of the whole machine on the CPU)."""
+    usd_per_hour: NonNegative
+    price_date: str
+    """ISO date of the price; empty when the machine costs nothing."""
+
+
+class Candidate(Frozen):
+    """One offer that would do."""
+
+    provider: str
+    region: str
+    instance: str
+    purchase: Purchase
+    hours: NonNegative
+    usd: NonNegative
+    risk_usd: NonNegative
+    """usd weighed by the risk of interruptions; the choice minimises it."""
+    layout: Layout
+
+
+class Rejected(Frozen):
+    """One offer that will not do, with one plain sentence. Bytes are per GPU; None where memory is not the reason."""
+
+    provider: str
+    region: str
+    instance: str
+    purchase: Purchase
+    reason: str
+    needs_bytes: int | None = None
+    has_bytes: int | None = None
+
+
+class Plan(Frozen):
+    """Everything decided. ``usd`` = ``hours`` x ``chosen.usd_per_hour`` x ``layout.nodes``."""
+
+    version: Literal[1] = 1
+    cloudtune_version: str
+    recipe: Recipe
+    """As written: what was ``auto`` stays ``auto`` here; ``resolved`` has the decisions."""
+    recipe_dir: str
+    """Absolute folder that the recipe's relative paths start from."""
+    recipe_digest: str
+    """sha256 of the recipe's canonical JSON."""
+    resolved: Recipe
+    """The recipe with every ``auto`` decided."""
+    memory: Estimate
+    layout: Layout
+    chosen: Chosen
+    data: DataStats
+    steps: int
+    """Optimizer steps of the whole run."""
+    hours: NonNegative
+    hours_low: NonNegative
+    hours_high: NonNegative
+    usd: NonNegative
+    usd_low: NonNegative
+    usd_high: NonNegative
+    max_seconds: int | None
+    """Server-side time limit that follows from budget and max_hours, in seconds."""
+    candidates: tuple[Candidate, ...] = Field(strict=False)
+    rejected: tuple[Rejected, ...] = Field(strict=False)
+    decisions: tuple[str, ...] = Field(default=(), strict=False)
+    """What the planner chose for each ``auto``, in words."""
+    warnings: tuple[str, ...] = Field(default=(), strict=False)

@@ -1,0 +1,108 @@
+"""The seam: what a place that trains must be able to do, as small Protocols. No code runs here.
+
+``JobService`` is the whole duty. The rest are capabilities that a place has or has not; a missing one is
+``None`` in its ``Place``, never a method that raises NotImplementedError.
+
+The laws of a JobService (tests/contract/job_service.py):
+1. the same request submitted twice leaves one job and returns one ref;
+2. after a lost reply ``find`` returns the ref, and None for an unknown launch id;
+3. ``poll`` keeps order; an unknown ref is LOST for itself only; an unknown native state is UNKNOWN;
+4. the state table covers every member of the library's own enum;
+5. ``stop`` is idempotent, also on a finished job; a terminal reading never changes back;
+6. whatever is raised is a CloudtuneError with code and hint, and keeps its cause; expired login is not retried;
+7. every call has a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cloudtune.job import JobRef, LaunchId, Reading
+
+if TYPE_CHECKING:
+    from cloudtune.errors import CloudtuneError
+    from cloudtune.planning.plan import Plan
+    from cloudtune.rendering.bundle import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The exact body that goes to a provider for one launch: plain JSON values, no secret."""
+
+    provider: str
+    launch_id: LaunchId
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What a stager put in place: URIs by name (``code``, ``train``, ``image`` ...) and the bundle's digest."""
+
+    digest: str
+    uris: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a job's log; ``stream`` names the host or process, ``at`` is Unix seconds when known."""
+
+    text: str
+    stream: str = ""
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Lines after a cursor, and the cursor to go on from. ``done``: the job has ended and nothing follows."""
+
+    lines: tuple[LogLine, ...]
+    cursor: str
+    done: bool = False
+
+
+class JobService(Protocol):
+    """A place that runs training jobs."""
+
+    def submit(self, request: Request) -> JobRef: ...
+    def find(self, launch_id: LaunchId) -> JobRef | None: ...
+    def poll(self, refs: Sequence[JobRef]) -> Sequence[Reading]: ...
+    def stop(self, ref: JobRef) -> None: ...
+
+
+class Stager(Protocol):
+    """Brings bundle and data to where the job will find them; the same bundle twice is one copy."""
+
+    def stage(self, bundle: Bundle, plan: Plan, progress: Callable[[str], None]) -> Staged: ...
+
+
+class LogSource(Protocol):
+    """Reads a job's log from a cursor (None = the beginning)."""
+
+    def read(self, ref: JobRef, cursor: str | None) -> LogPage: ...
+
+
+class Preflight(Protocol):
+    """Everything that can be known to fail before money is spent."""
+
+    def check(self, plan: Plan) -> Sequence[CloudtuneError]: ...
+
+
+class Fence(Protocol):
+    """After ``fence`` returned None, no earlier submit of this launch id can start a job any more."""
+
+    def fence(self, launch_id: LaunchId) -> JobRef | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A provider wired up: the request builder (pure), the job service and what else it can do."""
+
+    name: str
+    build_request: Callable[[Plan, Staged, LaunchId], Request]
+    jobs: JobService
+    stager: Stager
+    logs: LogSource | None = None
+    preflight: Preflight | None = None
+    fence: Fence | None = None

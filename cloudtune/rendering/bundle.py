@@ -1,0 +1,34 @@
+"""The bundle: everything a job is built from, as bytes in memory, named by the digest of its content. No effects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+def content_digest(files: Mapping[str, bytes]) -> str:
+    """sha256 over sorted relative paths and contents: the same files give the same digest on any machine."""
+    total = hashlib.sha256()
+    for path in sorted(files):
+        total.update(f"{path}\0{hashlib.sha256(files[path]).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """``image`` = build context (Dockerfile, locks, trainer): one per release and target. ``job`` = job.json and templates: data.
+
+    Paths are relative with forward slashes. ``digest`` covers both, ``image_digest`` the build context alone.
+    """
+
+    image: Mapping[str, bytes]
+    job: Mapping[str, bytes]
+
+    @property
+    def image_digest(self) -> str:
+        return content_digest(self.image)
+
+    @property
+    def digest(self) -> str:
+        return content_digest({**{f"image/{k}": v for k, v in self.image.items()}, **{f"job/{k}": v for k, v in self.job.items()}})
