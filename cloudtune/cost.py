@@ -1,0 +1,42 @@
+"""The only place where money is computed. Pure arithmetic in US dollars and seconds; knows no provider.
+
+Everything billed by the hour, boot disk included, is inside ``usd_per_hour`` (per machine).
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def run_usd(hours: float, usd_per_hour: float, nodes: int = 1) -> float:
+    """Price of ``nodes`` machines for ``hours``, in USD, rounded to a hundredth of a cent."""
+    return round(hours * usd_per_hour * nodes, 4)
+
+
+def affordable_seconds(max_usd: float, usd_per_hour: float, nodes: int = 1) -> int | None:
+    """Whole seconds that ``max_usd`` pays for, rounded down; None when the machine costs nothing."""
+    rate = usd_per_hour * nodes
+    return None if rate <= 0 else math.floor(max_usd / rate * 3600)
+
+
+def time_limit_seconds(
+    *, max_usd: float | None, max_hours: float | None, usd_per_hour: float, nodes: int = 1
+) -> int | None:
+    """The server-side limit that keeps both the budget and ``max_hours``, in whole seconds; None when neither is set."""
+    limits = []
+    if max_usd is not None and (affordable := affordable_seconds(max_usd, usd_per_hour, nodes)) is not None:
+        limits.append(affordable)
+    if max_hours is not None:
+        limits.append(math.floor(max_hours * 3600))
+    return max(1, min(limits)) if limits else None
+
+
+def interruption_weighted_usd(usd: float, hours: float, *, interruptions_per_hour: float, lost_hours_each: float) -> float:
+    """Expected price when a machine may be taken away: every interruption repeats ``lost_hours_each`` hours of work.
+
+    ``usd`` is the undisturbed price of ``hours``; the expectation is first order: rate x time x loss.
+    """
+    if hours <= 0:
+        return usd
+    expected_extra = interruptions_per_hour * hours * min(lost_hours_each, hours)
+    return round(usd * (1 + expected_extra / hours), 4)
