@@ -1,0 +1,85 @@
+"""The verb ``plan``: gathers what the planner needs (model shape, data size, offers) and asks it. Spends nothing."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from cloudtune.models.registry import find_shape
+from cloudtune.offers.lookup import load_offers, local_offer
+from cloudtune.planning.decide import Question, decide, relevant
+from cloudtune.providers.local.machine import Machine, this_machine
+from cloudtune.sources.stats import measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cloudtune.models.shape import ModelShape
+    from cloudtune.offers.offer import Offer
+    from cloudtune.planning.plan import Plan
+    from cloudtune.recipe.load import LoadedRecipe
+    from cloudtune.recipe.spec import Recipe
+    from cloudtune.session import Session
+
+CLOUDS = ("aws", "gcp")
+
+
+def cloudtune_version() -> str:
+    """The installed version, or 0+source in a bare checkout."""
+    try:
+        return version("cloudtune")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Session) -> Plan:
+    """The plan for a recipe; ``provider`` (aws, gcp, local) wins over the recipe's.
+
+    Raises NothingFits when no machine will do, SourceError when model or data are out of reach.
+    """
+    return decide(gather(loaded, provider=provider, session=session))
+
+
+def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Question:
+    """Everything the planner's answer depends on, as one value."""
+    recipe = loaded.recipe
+    asked = provider or (None if recipe.compute.provider == "auto" else recipe.compute.provider)
+    return Question(
+        recipe=recipe,
+        recipe_dir=str(loaded.dir.resolve()),
+        shape=shape_of(recipe, loaded.dir, session),
+        stats=measure(recipe, loaded.dir),
+        offers=relevant(known_offers(asked), asked, recipe.compute.regions),
+        provider=asked,
+        cloudtune_version=cloudtune_version(),
+    )
+
+
+def shape_of(recipe: Recipe, base_dir: Path, session: Session) -> ModelShape:
+    """The model's shape: the recipe's config.json, the offline registry, a local folder, then the hub."""
+    from cloudtune.sources.hub import fetch_config
+
+    def fetch(base: str, revision: str) -> dict[str, object]:
+        return fetch_config(base, revision, cache_dir=session.settings.cache)
+
+    config = base_dir / recipe.model.config if recipe.model.config else None
+    return find_shape(recipe.model.base, config=config, base_dir=base_dir, revision=recipe.model.revision, fetch_config=fetch)
+
+
+def known_offers(provider: str | None) -> tuple[Offer, ...]:
+    """This machine and the shipped price tables, or only those of ``provider``."""
+    local = (_local(this_machine()),) if provider in (None, "local") else ()
+    clouds = [name for name in CLOUDS if provider in (None, name)]
+    return (*local, *(offer for name in clouds for offer in load_offers(name)))
+
+
+def _local(machine: Machine) -> Offer:
+    gpu = machine.gpus[0] if machine.gpus else None
+    return local_offer(
+        cores=machine.cores,
+        memory_bytes=machine.memory_bytes,
+        gpu_name=gpu.name if gpu else None,
+        gpu_memory_bytes=gpu.memory_bytes if gpu else 0,
+        gpu_count=len(machine.gpus),
+        compute_capability=gpu.compute_capability if gpu else 0.0,
+    )
