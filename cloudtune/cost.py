@@ -19,9 +19,7 @@ def affordable_seconds(max_usd: float, usd_per_hour: float, nodes: int = 1) -> i
     return None if rate <= 0 else math.floor(max_usd / rate * 3600)
 
 
-def time_limit_seconds(
-    *, max_usd: float | None, max_hours: float | None, usd_per_hour: float, nodes: int = 1
-) -> int | None:
+def time_limit_seconds(*, max_usd: float | None, max_hours: float | None, usd_per_hour: float, nodes: int = 1) -> int | None:
     """The server-side limit that keeps both the budget and ``max_hours``, in whole seconds; None when neither is set."""
     limits = []
     if max_usd is not None and (affordable := affordable_seconds(max_usd, usd_per_hour, nodes)) is not None:

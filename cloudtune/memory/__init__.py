@@ -1,0 +1,1 @@
+"""Reckoning of GPU memory: pure arithmetic over recipe, shape and layout."""

@@ -1,0 +1,1 @@
+"""Machines for rent as dated data."""

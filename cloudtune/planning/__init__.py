@@ -1,0 +1,1 @@
+"""From recipe, shape and offers to a plan; pure."""

@@ -18,8 +18,8 @@ from cloudtune.planning.resolve import Amount, amount_of_work, before_layout
 from cloudtune.recipe.locations import is_builtin
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
-from cloudtune.units import gib, usd
 from cloudtune.units import duration as spell
+from cloudtune.units import gib, usd
 
 # A machine bought as spot is taken away about once in this many hours: a class value; neither cloud promises one.
 SPOT_HOURS_BETWEEN_INTERRUPTIONS = 8.0
@@ -99,9 +99,13 @@ def weigh(recipe: Recipe, shape: ModelShape, stats: DataStats, offers: Iterable[
 
 def _order(recipe: Recipe):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a sort key
     def key(option: Option) -> tuple[float, float, str, str, str]:
-        by = (option.risk_usd, option.seconds.expected) if recipe.budget.objective == "cheapest" else (
-            option.seconds.expected,
-            option.risk_usd,
+        by = (
+            (option.risk_usd, option.seconds.expected)
+            if recipe.budget.objective == "cheapest"
+            else (
+                option.seconds.expected,
+                option.risk_usd,
+            )
         )
         return (*by, option.offer.provider, option.offer.instance, f"{option.offer.region}/{option.offer.purchase}")
 

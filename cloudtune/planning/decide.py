@@ -49,9 +49,7 @@ def relevant(offers: Iterable[Offer], provider: str | None, regions: Iterable[st
 
 def decide(question: Question) -> Plan:
     """The plan. Raises NoOfferFits, with the reason for every offer, when no offer will do."""
-    weighing = weigh(
-        question.recipe, question.shape, question.stats, question.offers, named_provider=question.provider is not None
-    )
+    weighing = weigh(question.recipe, question.shape, question.stats, question.offers, named_provider=question.provider is not None)
     if not weighing.options:
         raise NoOfferFits(
             _nothing(question, weighing),

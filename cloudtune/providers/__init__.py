@@ -1,0 +1,1 @@
+"""Places that train: each speaks to one outside service, none to another."""

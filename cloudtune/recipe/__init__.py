@@ -1,0 +1,1 @@
+"""The recipe's words; light to import, the trainer imports it too."""

@@ -1,0 +1,1 @@
+"""Plan to bundle: text and bytes in memory; pure."""

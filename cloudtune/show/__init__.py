@@ -1,0 +1,1 @@
+"""Values to terminal, HTML and JSON; decides nothing."""

@@ -1,0 +1,1 @@
+"""Reads what a recipe points at: data files, model configs."""

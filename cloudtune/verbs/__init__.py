@@ -1,0 +1,1 @@
+"""What users do, one file a verb: edges called in order."""

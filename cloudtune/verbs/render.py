@@ -75,7 +75,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise StagingError(f"the chat template cannot be read: {error.strerror}", where=str(path), hint="check data.chat_template") from error
+        raise StagingError(
+            f"the chat template cannot be read: {error.strerror}", where=str(path), hint="check data.chat_template"
+        ) from error
 
 
 def write_bundle(bundle: Bundle, folder: Path) -> list[Path]:

@@ -78,6 +78,8 @@ def test_replicas_come_before_shards_and_shards_before_checkpointing_is_not_trie
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_users_own_choices_are_kept(wanted):
-    fit = best_fit(recipe(batch_size=8, micro_batch_size=2, gradient_checkpointing=wanted), nodes=1, gpus=1, limit_bytes=10**6, memory_of=memory)
+    fit = best_fit(
+        recipe(batch_size=8, micro_batch_size=2, gradient_checkpointing=wanted), nodes=1, gpus=1, limit_bytes=10**6, memory_of=memory
+    )
     assert not isinstance(fit, str)
     assert (fit.layout.micro_batch_size, fit.layout.gradient_checkpointing) == (2, wanted)
