@@ -11,10 +11,12 @@ neither ends the job. The current state is a fold over the ledger's events, see 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, NewType
@@ -116,6 +118,8 @@ class Reading:
     exit_code: int | None = None
     outputs: str | None = None
     """URI of the folder with the manifest and artifacts, when there is one."""
+    remains: str | None = None
+    """URI of the job's own folder (log, metrics, checkpoints), there whatever the outcome."""
     billable_seconds: float | None = None
     progress: Progress | None = None
 
@@ -149,11 +153,19 @@ class JobView:
     message: str = ""
     exit_code: int | None = None
     outputs: str | None = None
+    remains: str | None = None
+    output_dir: str = ""
+    """Absolute folder that results are collected into, below a folder named like the job."""
     collected_to: str | None = None
     stop_requested: bool = False
     stop_reason: str = ""
     progress: Progress | None = None
     billable_seconds: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing runs and nothing will run by itself: a terminal state, or interrupted with its process gone."""
+        return self.state.terminal or (self.state is JobState.INTERRUPTED and self.exit_code is not None)
 
 
 def start(launch_id: LaunchId, provider: str, recipe: str) -> JobView:
@@ -173,7 +185,7 @@ def _apply(view: JobView, event: Event) -> JobView:
     touched = replace(view, updated=event.at)
     match event.kind:
         case "intended":
-            return replace(touched, created=event.at, state=JobState.SUBMITTING)
+            return replace(touched, created=event.at, state=JobState.SUBMITTING, output_dir=str(body.get("output_dir", "")))
         case "confirmed":
             state = view.state if view.state not in (JobState.PLANNED, JobState.SUBMITTING) else JobState.QUEUED
             return replace(touched, ref=JobRef.parse(body["ref"]), state=state)
@@ -188,7 +200,9 @@ def _apply(view: JobView, event: Event) -> JobView:
                 return view
             return replace(touched, state=JobState.FAILED, message=str(body.get("message", "")))
         case "collected":
-            return replace(touched, state=JobState.COLLECTED, collected_to=str(body.get("to", "")))
+            # A failed job stays failed, also when its remains were brought home.
+            state = JobState.COLLECTED if view.state is JobState.SUCCEEDED else view.state
+            return replace(touched, state=state, collected_to=str(body.get("to", "")))
         case "cost" | "measured" | "note":
             return touched
 
@@ -207,6 +221,32 @@ def _read(view: JobView, body: Mapping[str, Any]) -> JobView:
         message=str(body.get("message", "")),
         exit_code=body.get("exit_code"),
         outputs=body.get("outputs") or view.outputs,
+        remains=body.get("remains") or view.remains,
         billable_seconds=body.get("billable_seconds", view.billable_seconds),
-        progress=Progress(**{**progress, "losses": tuple(progress.get("losses", ()))}) if progress else view.progress,
+        progress=progress_from(progress) if progress else view.progress,
     )
+
+
+def progress_from(body: Mapping[str, Any]) -> Progress:
+    """The inverse of ``dataclasses.asdict`` on a Progress that went through JSON."""
+    return Progress(**{**body, "losses": tuple(body.get("losses", ()))})
+
+
+def reading_body(reading: Reading) -> dict[str, Any]:
+    """A reading as plain JSON values: the body of a ``reading`` event."""
+    body = asdict(reading)
+    del body["ref"]
+    body["state"] = reading.state.value
+    body["at"] = reading.at.isoformat() if reading.at else None
+    return {key: value for key, value in body.items() if value not in (None, "")}
+
+
+def changed(body: Mapping[str, Any]) -> str:
+    """What makes one reading different from the last: a digest of everything in its body but the time and rates.
+
+    Two pollers that see the same job at the same step have the same digest, so the ledger keeps one event.
+    """
+    progress = body.get("progress") or {}
+    telling = {key: progress.get(key) for key in ("phase", "step", "epoch", "eval_loss")}
+    facts = {key: value for key, value in body.items() if key not in ("progress", "at", "billable_seconds")}
+    return hashlib.sha256(json.dumps([facts, telling], sort_keys=True).encode()).hexdigest()[:24]
