@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import MemoryPart
-from cloudtune.models.shape import Block, ModelShape, Tensor
+from cloudtune.models.shape import Block, ModelShape
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import FullMethod, QloraMethod, Recipe
 
@@ -56,15 +56,8 @@ def closed_form(recipe: Recipe, shape: ModelShape, layout: Layout, device: Devic
     return Shares(tuple(part for part in parts if part.bytes))
 
 
-def _elements(tensor: Tensor) -> int:
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    return count
-
-
 def _weight_bytes(recipe: Recipe, shape: ModelShape, word: int) -> int:
-    linear = sum(block.layers * _elements(tensor) for block in shape.blocks for tensor in block.tensors if tensor.kind == "linear")
+    linear = sum(block.count * tensor.numel for block in shape.blocks for tensor in block.tensors if tensor.kind == "linear")
     rest = shape.parameters - linear
     if isinstance(recipe.method, FullMethod):
         return 4 * shape.parameters
@@ -83,7 +76,7 @@ def _adapter_elements(recipe: Recipe, shape: ModelShape) -> int:
     for block in shape.blocks:
         for tensor in block.tensors:
             if tensor.kind == "linear" and is_target(tensor.name, recipe.method.target_modules):
-                total += block.layers * recipe.method.r * (tensor.shape[0] + tensor.shape[1])
+                total += block.count * recipe.method.r * (tensor.shape[0] + tensor.shape[1])
     return total
 
 
@@ -114,7 +107,7 @@ def _saved_per_token(block: Block, hidden: int, word: int) -> int:
 
 def _activation_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, word: int) -> int:
     tokens = layout.micro_batch_size * recipe.data.max_length
-    per_layer = [(block.layers, _saved_per_token(block, shape.hidden_size, word)) for block in shape.blocks]
+    per_layer = [(block.count, _saved_per_token(block, shape.hidden_size, word)) for block in shape.blocks]
     quadratic = _eager_bytes(recipe, shape, layout)
     if layout.gradient_checkpointing:
         stream = word * shape.hidden_size * shape.num_layers
@@ -137,4 +130,4 @@ def _logit_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, word: int) -
 
 
 def _largest_block(shape: ModelShape) -> int:
-    return max(sum(_elements(tensor) for tensor in block.tensors) for block in shape.blocks)
+    return max(sum(tensor.numel for tensor in block.tensors) for block in shape.blocks)

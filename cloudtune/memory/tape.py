@@ -1,0 +1,60 @@
+"""The tape: every allocation and free of a training run in order, with what it is for. Knows no model and no allocator.
+
+Lifetimes are Python's own. A ``Storage`` frees itself on the tape when its last reference goes, exactly as a tensor
+does in torch, so the templates only have to hold what the real code holds, for as long as the real code holds it.
+This relies on reference counting (CPython), as torch's own behaviour does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Tape:
+    """``events``: a positive number allocates that many bytes (ids count up from 0), ``~id`` frees that id.
+
+    ``kinds`` and ``names`` say, per id, to which share of the memory it belongs and what it is. ``marks`` are
+    (position in events, phase): the phase that begins there. ``commands`` are (position, command) for the allocator.
+    """
+
+    events: list[int] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    marks: list[tuple[int, str]] = field(default_factory=list)
+    commands: list[tuple[int, str]] = field(default_factory=list)
+    kind: str = "activations"
+    end: int = -1
+
+    def alloc(self, size: int, name: str) -> int:
+        """Allocate ``size`` bytes under the current kind; the id."""
+        self.events.append(size)
+        self.kinds.append(self.kind)
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def mark(self, phase: str) -> None:
+        """The following events belong to ``phase``."""
+        self.marks.append((len(self.events), phase))
+
+    def command(self, word: str) -> None:
+        """Tell the allocator something: ``empty_cache`` or ``reset_peak``."""
+        self.commands.append((len(self.events), word))
+
+    def finish(self) -> None:
+        """Everything after this point is the tidying up of the model of the run, not of the run."""
+        self.end = len(self.events)
+
+
+class Storage:
+    """A block of device memory: lives as long as somebody holds it."""
+
+    __slots__ = ("ident", "tape")
+
+    def __init__(self, tape: Tape, size: int, name: str) -> None:
+        self.tape = tape
+        self.ident = tape.alloc(size, name) if size > 0 else -1
+
+    def __del__(self) -> None:
+        if self.ident >= 0:
+            self.tape.events.append(~self.ident)
