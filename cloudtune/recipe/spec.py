@@ -7,9 +7,10 @@ that the planner decides and says what it chose; ``JobFile`` in ``recipe/resolve
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError, ValidationError
 
 from cloudtune.recipe import rules
@@ -20,32 +21,41 @@ RECIPE_VERSION = 1
 class Frozen(BaseModel):
     """Base of all written values: unknown keys refused, no silent conversion, immutable."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    # The docstrings below the fields are read from the source when a reference is made (recipe/keys.py):
+    # use_attribute_docstrings would read them at every start and cost 13 ms.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-def _or_auto(expected: str) -> WrapValidator:
-    """One clear fault for a union with ``auto`` instead of one fault per branch."""
+@dataclass(frozen=True, slots=True)
+class Says:
+    """Words for what a value must be, where the type alone does not say it; used in messages and in the reference."""
 
-    def check(value: Any, handler: Any) -> Any:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise PydanticCustomError("or_auto", "{expected}", {"expected": expected}) from error
+    words: str
 
-    return WrapValidator(check)
 
+def _one_fault(value: Any, handler: Any) -> Any:
+    """One fault for a union instead of one per branch."""
+    try:
+        return handler(value)
+    except ValidationError as error:
+        raise PydanticCustomError("no_branch", "none of the allowed values") from error
+
+
+_ONE_FAULT = WrapValidator(_one_fault)
 
 Auto = Literal["auto"]
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-IntOrAuto = Annotated[PositiveInt | Auto, _or_auto("a whole number of at least 1, or auto")]
-FloatOrAuto = Annotated[PositiveFloat | Auto, _or_auto("a number above 0, or auto")]
-BoolOrAuto = Annotated[bool | Auto, _or_auto("true, false or auto")]
-Strings = Annotated[tuple[str, ...], Field(strict=False)]
-Ints = Annotated[tuple[int, ...], Field(strict=False)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**15), Says("a whole number of at least 1")]
+SmallInt = Annotated[int, Field(ge=1, le=2**20), Says("a whole number of at least 1")]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e15), Says("a number above 0")]
+Fraction = Annotated[float, Field(ge=0, lt=1), Says("a number from 0 to below 1")]
+IntOrAuto = Annotated[SmallInt | Auto, _ONE_FAULT]
+StepsOrAuto = Annotated[PositiveInt | Auto, _ONE_FAULT]
+RateOrAuto = Annotated[Annotated[float, Field(gt=0, le=10), Says("a number above 0, at most 10")] | Auto, _ONE_FAULT]
+BoolOrAuto = Annotated[bool | Auto, _ONE_FAULT]
+# No control characters: these become paths, labels and lines of text files.
+Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$"), Says("text on one line")]
+Strings = Annotated[tuple[Text, ...], Field(strict=False), Says("a list of names")]
+Ints = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31)], ...], Field(strict=False), Says("a list of whole numbers from 0")]
 
 Optimizer = Literal[
     "adamw_torch_fused",
@@ -58,20 +68,18 @@ Optimizer = Literal[
     "sgd",
 ]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
-Targets = Annotated[
-    Literal["all-linear", "attention"] | Annotated[tuple[str, ...], Field(strict=False, min_length=1)],
-    _or_auto("all-linear, attention or a list of module names such as [q_proj, v_proj]"),
-]
+ModuleNames = Annotated[tuple[Text, ...], Field(strict=False, min_length=1), Says("a list of module names such as [q_proj, v_proj]")]
+Targets = Annotated[Literal["all-linear", "attention"] | ModuleNames, _ONE_FAULT]
 
 
 class ModelSpec(Frozen):
     """The base model."""
 
-    base: Annotated[str, Field(min_length=1)]
+    base: Annotated[Text, Says("a hub id, a folder, an s3:// or gs:// folder, or builtin:quickstart")]
     """Hub id, local folder (./ or / first), s3:// or gs:// folder, or builtin:quickstart."""
-    revision: str = "main"
+    revision: Text = "main"
     """Branch, tag or commit on the hub; the plan pins it to a commit."""
-    config: str | None = None
+    config: Annotated[Text, Says("the path of a config.json")] | None = None
     """Path of a config.json to take the model's shape from when the hub is out of reach."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Computing precision on the GPU."""
@@ -91,9 +99,9 @@ class LoraMethod(Frozen):
     """Low-rank adapters on a frozen 16-bit base."""
 
     type: Literal["lora"]
-    r: PositiveInt = 16
+    r: Annotated[SmallInt, Says("a whole number of at least 1, usually 8 to 64")] = 16
     """Rank of the adapters."""
-    alpha: PositiveFloat = 32
+    alpha: PositiveFloat = 32.0
     """Scale; the update is multiplied by alpha / r (alpha / sqrt(r) with use_rslora)."""
     dropout: Fraction = 0.0
     """Probability of zeroing an adapter's input."""
@@ -130,13 +138,13 @@ RowFormat = Literal["chat", "instruction", "completion", "text", "preference"]
 class DataSource(Frozen):
     """One file or data set."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[Text, Says("a file, an s3:// or gs:// URI, or a hub data set id")]
     """Local file (.jsonl, .json, .csv, .parquet, .txt), s3:// or gs:// URI, or a hub data set id."""
     format: RowFormat = "chat"
     """chat: messages; instruction: instruction, input, output; completion: prompt, completion; text: text."""
-    split: str = "train"
+    split: Text = "train"
     """Split of a hub data set."""
-    columns: dict[str, str] = {}
+    columns: Annotated[dict[Text, Text], Says("a mapping of our field names to the file's columns")] = {}
     """Our field name -> the file's column name."""
     rows: PositiveInt | None = None
     """Number of rows, when the data is out of reach while planning."""
@@ -144,8 +152,19 @@ class DataSource(Frozen):
     """Number of tokens, when the data is out of reach while planning."""
 
 
-EvalFraction = Annotated[float, Field(gt=0, lt=1)]
-Sources = Annotated[tuple[DataSource, ...], Field(strict=False, min_length=1)]
+EvalFraction = Annotated[float, Field(gt=0, lt=1), Says("a fraction above 0 and below 1")]
+Sources = Annotated[tuple[DataSource, ...], Field(strict=False, min_length=1), Says("a list of sources, each with a path")]
+
+
+def _kind_of_eval(value: Any) -> str:
+    return "none" if value is None else "sources" if isinstance(value, (list, tuple)) else "fraction"
+
+
+Evaluation = Annotated[
+    Annotated[EvalFraction, Tag("fraction")] | Annotated[Sources, Tag("sources")] | Annotated[None, Tag("none")],
+    Discriminator(_kind_of_eval),
+]
+SpecialToken = Literal["pad", "eos", "bos", "unk", "end_of_turn"]
 
 
 class DataSpec(Frozen):
@@ -153,17 +172,17 @@ class DataSpec(Frozen):
 
     train: Sources
     """One or more sources; their rows are put together."""
-    eval: EvalFraction | Sources | None = None
+    eval: Evaluation = None
     """Fraction of the training rows held out, a list like train, or null for no evaluation."""
-    max_length: PositiveInt = 2048
+    max_length: Annotated[int, Field(ge=8, le=2**24), Says("a whole number of tokens, at least 8")] = 2048
     """Longest sequence in tokens; longer rows are cut."""
     packing: bool = False
     """Put several short rows into one sequence; rows do not see each other."""
     loss_on: Literal["completion", "all"] = "completion"
     """Which tokens are learned: answers only, or everything. Text rows are always learned whole."""
-    chat_template: str = "tokenizer"
+    chat_template: Annotated[Text, Says("tokenizer, chatml, llama3 or the path of a .jinja file")] = "tokenizer"
     """tokenizer, chatml, llama3, or the path of a .jinja file."""
-    special_tokens: dict[Literal["pad", "eos", "bos", "unk", "end_of_turn"], str] = {}
+    special_tokens: Annotated[dict[SpecialToken, Text], Says("a mapping with the keys pad, eos, bos, unk, end_of_turn")] = {}
     """Overrides of the tokenizer's special tokens."""
 
 
@@ -174,30 +193,39 @@ class TrainingSpec(Frozen):
     """Passes over the data; 3 when neither epochs nor max_steps is given."""
     max_steps: PositiveInt | None = None
     """Optimizer steps, instead of epochs."""
-    batch_size: PositiveInt = 16
+    batch_size: SmallInt = 16
     """Sequences per optimizer step over all GPUs = micro batch x accumulation x data parallel."""
     micro_batch_size: IntOrAuto = "auto"
     """Sequences on one GPU at a time."""
-    learning_rate: FloatOrAuto = "auto"
+    learning_rate: RateOrAuto = "auto"
     """Peak learning rate; auto is 2e-4 for adapters and 2e-5 for full training."""
     lr_scheduler: Scheduler = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup_ratio: Fraction | None = None
     """Fraction of the steps spent warming up; 0.03 when warmup_steps is not given either."""
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    adam_betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.999)
+    warmup_steps: Annotated[int, Field(ge=0, le=10**15), Says("a whole number of steps, at least 0")] | None = None
+    """Optimizer steps spent warming up, instead of warmup_ratio."""
+    adam_betas: Annotated[
+        tuple[Fraction, Fraction], Field(strict=False), Says("a list of two numbers from 0 to below 1, such as [0.9, 0.999]")
+    ] = (0.9, 0.999)
+    """Decay of AdamW's two running means."""
     neftune_noise_alpha: PositiveFloat | None = None
     """Noise added to embeddings while training (NEFTune); null for none."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=10), Says("a number from 0 to 10")] = 0.0
+    """Pull of the weights towards zero per step."""
     max_grad_norm: PositiveFloat = 1.0
+    """Longer gradients are shortened to this length."""
     optimizer: Optimizer = "adamw_torch_fused"
+    """The 8-bit and paged kinds come from bitsandbytes and save memory."""
     gradient_checkpointing: BoolOrAuto = "auto"
     """Recompute activations in the backward pass: less memory, about a third more time."""
     fused_loss: BoolOrAuto = "auto"
     """Cross-entropy without the full logits tensor."""
-    seed: Annotated[int, Field(ge=0)] = 42
-    save_steps: IntOrAuto = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**32), Says("a whole number from 0 to 4294967295")] = 42
+    """Start of every random choice: data order, adapters, held-out rows."""
+    save_steps: StepsOrAuto = "auto"
     """Optimizer steps between checkpoints; auto goes by minutes."""
-    eval_steps: IntOrAuto = "auto"
+    eval_steps: StepsOrAuto = "auto"
     """Optimizer steps between evaluations."""
     early_stopping_patience: PositiveInt | None = None
     """Evaluations without improvement before the run stops; null never stops early."""
@@ -207,37 +235,58 @@ class AwsSpec(Frozen):
     """What a job on SageMaker needs of your account's network and keys."""
 
     subnets: Strings = ()
+    """Subnet ids for a job inside your own network."""
     security_groups: Strings = ()
-    kms_key: str | None = None
+    """Security group ids, needed with subnets."""
+    kms_key: Text | None = None
+    """Key that encrypts the job's disks and results."""
     network_isolation: bool = False
-    keep_alive_minutes: Annotated[int, Field(ge=0, le=60)] = 0
-    training_plan: str | None = None
+    """No network at all inside the job: the model must be staged."""
+    keep_alive_minutes: Annotated[int, Field(ge=0, le=60), Says("a whole number of minutes from 0 to 60")] = 0
+    """Minutes that machines are kept for the next job (warm pool); billed."""
+    training_plan: Text | None = None
+    """ARN of a SageMaker training plan with reserved machines."""
     fallback_instances: Strings = ()
+    """Further instance types to try when the first is sold out."""
 
 
 class GcpSpec(Frozen):
     """What a job on Vertex AI needs of your project."""
 
-    service_account: str | None = None
-    network: str | None = None
-    reservation: str | None = None
-    kms_key: str | None = None
+    service_account: Text | None = None
+    """E-mail of the account that the job runs as."""
+    network: Text | None = None
+    """Full name of a VPC network to run in."""
+    reservation: Text | None = None
+    """Name of a reservation to draw machines from."""
+    kms_key: Text | None = None
+    """Key that encrypts the job's disks and results."""
 
 
 class ComputeSpec(Frozen):
     """Where the job may run."""
 
     provider: Literal["auto", "aws", "gcp", "local"] = "auto"
-    regions: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("us-east-1", "us-central1")
-    instance: str = "auto"
+    """auto compares all clouds you have settings for; local is this machine."""
+    regions: Annotated[tuple[Text, ...], Field(strict=False, min_length=1), Says("a list of regions such as [us-east-1]")] = (
+        "us-east-1",
+        "us-central1",
+    )
+    """Regions to look for machines in."""
+    instance: Annotated[Text, Says("a machine type such as ml.g5.2xlarge or g2-standard-8, or auto")] = "auto"
     """Machine type such as ml.g5.2xlarge or g2-standard-8; auto takes the cheapest that fits."""
     nodes: IntOrAuto = "auto"
+    """Machines that train together."""
     purchase: Literal["any", "on_demand", "spot", "flex_start"] = "any"
+    """spot is cheaper and may be interrupted; flex_start waits for a machine (Google Cloud)."""
     max_hours: PositiveFloat | None = None
     """Hard limit of the run's wall time in hours."""
     disk_gib: IntOrAuto = "auto"
+    """Disk of each machine in GiB."""
     aws: AwsSpec = AwsSpec()
+    """What a job on SageMaker needs besides."""
     gcp: GcpSpec = GcpSpec()
+    """What a job on Vertex AI needs besides."""
 
 
 class BudgetSpec(Frozen):
@@ -246,30 +295,42 @@ class BudgetSpec(Frozen):
     max_usd: PositiveFloat | None = None
     """Hard limit in US dollars; becomes a time limit on the provider's side."""
     objective: Literal["cheapest", "fastest"] = "cheapest"
+    """What to prefer among the machines that fit."""
 
 
 class TrackingSpec(Frozen):
     """Where metrics are reported besides metrics.jsonl."""
 
-    report_to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Field(strict=False)] = ()
-    project: str | None = None
+    report_to: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Field(strict=False), Says("a list of tensorboard, wandb, mlflow")
+    ] = ()
+    """Trackers to send metrics to."""
+    project: Text | None = None
+    """The tracker's project or experiment."""
 
 
 class OutputSpec(Frozen):
     """What to bring home."""
 
-    dir: str = "./runs"
+    dir: Text = "./runs"
     """Folder for results, relative to the current folder."""
     merge: bool = False
     """Also save base and adapter merged into one model."""
-    push_to_hub: str | None = None
+    push_to_hub: Annotated[Text, Says("a hub repository such as me/my-model")] | None = None
     """Hub repository to upload the result to."""
 
 
 SecretSource = Annotated[
-    str, Field(pattern=r"^(env|aws:secretsmanager:[A-Za-z0-9/_+=.@-]{1,512}|gcp:secretmanager:[A-Za-z0-9_/-]{1,255})$")
+    str,
+    Field(pattern=r"^(env|aws:secretsmanager:[A-Za-z0-9/_+=.@-]{1,512}|gcp:secretmanager:[A-Za-z0-9_/-]{1,255})$"),
+    Says("env, aws:secretsmanager:NAME or gcp:secretmanager:NAME"),
 ]
-SecretName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SecretName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200), Says("the name of an environment variable")]
+JobName = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"),
+    Says("lower-case letters, digits and hyphens, at most 40, no hyphen at the ends"),
+]
 
 
 class Recipe(Frozen):
@@ -277,20 +338,28 @@ class Recipe(Frozen):
 
     version: Literal[1]
     """Version of this format: 1."""
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+    name: JobName
     """Name of the job: lower-case letters, digits and hyphens, at most 40."""
     model: ModelSpec
+    """The model to start from."""
     task: Literal["causal_lm", "masked_lm", "preference"] = "causal_lm"
     """causal_lm predicts the next token, masked_lm hidden ones (encoders), preference trains on pairs."""
     method: Method
+    """Full training, adapters, or adapters on a quantised base."""
     data: DataSpec
+    """What to train and evaluate on."""
     training: TrainingSpec = TrainingSpec()
+    """How to train."""
     compute: ComputeSpec = ComputeSpec()
+    """Where the job may run."""
     budget: BudgetSpec = BudgetSpec()
+    """What the job may cost."""
     tracking: TrackingSpec = TrackingSpec()
-    secrets: dict[SecretName, SecretSource] = {}
+    """Where metrics are reported besides metrics.jsonl."""
+    secrets: Annotated[dict[SecretName, SecretSource], Says("a mapping of environment variable names to sources")] = {}
     """Environment variable -> where its value comes from: env, aws:secretsmanager:NAME, gcp:secretmanager:NAME."""
     output: OutputSpec = OutputSpec()
+    """What to bring home."""
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:

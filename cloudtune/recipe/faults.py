@@ -1,0 +1,246 @@
+"""Pydantic's complaints about a recipe as faults in our words: what stands there, what is expected, how to write it. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from cloudtune.errors import Fault
+from cloudtune.recipe import foreign
+from cloudtune.recipe.keys import METHODS, all_keys, children, expected_words, schema_path
+from cloudtune.recipe.paths import Where, dotted, looks_secret, show_key, show_value
+
+_NUMBER_WORDS = re.compile(r"a (whole )?number|a fraction")
+_LOOSE_NUMBER = re.compile(r"[-+]?[0-9][0-9_,]*(\.[0-9_]+)?([eE][-+]?[0-9]+)?")
+_YES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+# After these paths pydantic's location names the branch of a union, which is no key.
+_BRANCHED = ((("method",), set(METHODS)), (("data", "eval"), {"fraction", "sources", "none"}))
+_BLANK_HINT = {1: "remove the line to take the defaults"}
+_SHAPE_HINTS = {
+    "method": "write method: {type: qlora}",
+    "model": "write model: {base: HUB_ID}",
+    "data": "write data: {train: [{path: ./data/train.jsonl}]}",
+    "data.train": "write train: [{path: ./data/train.jsonl, format: chat}]",
+    "data.train[]": "write - path: ./data/train.jsonl",
+    "data.eval": "write eval: 0.05, or eval: [{path: ./data/eval.jsonl}]",
+    "secrets": "write secrets: {HF_TOKEN: env} and keep the value in the environment",
+    "tracking.report_to": "write report_to: [wandb]",
+    "compute.regions": "write regions: [us-east-1]",
+    "data.train[].columns": "write columns: {messages: YOUR_COLUMN}",
+}
+
+Found = tuple[Where, bool, Fault]
+"""Place, whether the key rather than the value is at fault, and the fault without position."""
+
+
+def translate(errors: Sequence[Any], data: Any) -> list[Found]:
+    """Faults for pydantic's error list over ``data``; secondary ones are left out."""
+    places = [_place(error) for error in errors]
+    found = []
+    for error, where in zip(errors, places, strict=True):
+        follows = any(len(other) > len(where) and other[: len(where)] == where for other in places)
+        if error["type"] == "too_short" and follows:
+            continue  # pydantic counts only the items that passed
+        found.append(_fault(error, where, data))
+    return found
+
+
+def value_at(data: Any, where: Where) -> Any:
+    """The value at a place, None when there is none."""
+    for step in where:
+        if isinstance(step, int):
+            data = data[step] if isinstance(data, (list, tuple)) and step < len(data) else None
+        else:
+            data = data.get(step) if isinstance(data, dict) else None
+    return data
+
+
+def _place(error: Any) -> Where:
+    where: Where = tuple(step for step in error["loc"] if step != "[key]")
+    for prefix, branches in _BRANCHED:
+        size = len(prefix)
+        if where[:size] == prefix and len(where) > size and where[size] in branches:
+            where = where[:size] + where[size + 1 :]
+    return where
+
+
+def _fault(error: Any, where: Where, data: Any) -> Found:
+    match error["type"]:
+        case "missing":
+            return _missing(where)
+        case "union_tag_not_found":
+            return _missing((*where, "type"))
+        case "extra_forbidden" | "invalid_key":
+            return where, True, unknown_key(where, data)
+        case "union_tag_invalid":
+            return (*where, "type"), False, _wrong_value((*where, "type"), value_at(data, (*where, "type")))
+    if error["loc"][-1:] == ("[key]",):
+        return where, True, _wrong_key(where)
+    if where[:1] == ("secrets",) and len(where) == 2:
+        return where, value_at(data, where) is None, _literal_secret(where, value_at(data, where))
+    return where, False, _wrong_value(where, value_at(data, where), error.get("ctx") or {})
+
+
+def _missing(where: Where) -> Found:
+    path = schema_path(where)
+    hint = _SHAPE_HINTS.get(path, "") or ("write version: 1" if path == "version" else "")
+    if path == "method.type":
+        hint = "write type: qlora, lora or full"
+    return where[:-1], True, Fault(dotted(where), f"{dotted(where)} is missing", expected_words(path), hint)
+
+
+def _wrong_key(where: Where) -> Fault:
+    section = dotted(where[:-1])
+    expected = "pad, eos, bos, unk or end_of_turn" if where[-2:-1] == ("special_tokens",) else "a name of letters, digits and underscores"
+    expected = "text on one line" if where[-2:-1] == ("columns",) else expected
+    return Fault(dotted(where), f"{show_key(str(where[-1]))} is not a key that {section} can have", expected)
+
+
+def _literal_secret(where: Where, value: Any) -> Fault:
+    name = show_key(str(where[1]))
+    if value is None:
+        what = "secrets has a name without a source"
+        return Fault("secrets", what, expected_words("secrets"), _SHAPE_HINTS["secrets"])
+    hint = f"write {name}: env and set the variable {name} where you launch; a value never belongs in a recipe"
+    return Fault(dotted(where), f"{dotted(where)} does not name a source", "env, aws:secretsmanager:NAME or gcp:secretmanager:NAME", hint)
+
+
+def _wrong_value(where: Where, value: Any, context: dict[str, Any] | None = None) -> Fault:
+    path = schema_path(where)
+    expected = expected_words(path) or "a value of another kind"
+    for limit, words in (("le", "at most"), ("max_length", "at most"), ("lt", "below")):
+        bound = (context or {}).get(limit)
+        if bound is not None and str(bound) not in expected and isinstance(value, (int, float)):
+            expected = f"{expected}, {words} {bound:g}"
+    shown = "hidden" if where[:1] == ("secrets",) else show_value(value)
+    what = f"{dotted(where) or 'the recipe'} is {shown}"
+    return Fault(dotted(where), what, expected, _value_hint(path, value, expected))
+
+
+def _value_hint(path: str, value: Any, expected: str) -> str:  # noqa: PLR0911 - a list of cases
+    if value is None:
+        default = all_keys().get(path)
+        return "remove the line to take the default" if default and default.path not in _SHAPE_HINTS else _SHAPE_HINTS.get(path, "")
+    if path == "data.eval":
+        return _eval_hint(value)
+    if path == "version":
+        return "this release reads version 1"
+    if path == "name" and isinstance(value, str):
+        legal = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:40].strip("-")
+        return f"write {legal}" if legal else ""
+    if path in _SHAPE_HINTS:
+        return _mapping_for_list(path, value) or _SHAPE_HINTS[path]
+    if isinstance(value, str):
+        return _text_hint(path, value, expected)
+    if isinstance(value, bool) and "text" in expected:
+        return "put it in quotes"
+    if isinstance(value, float) and expected.startswith("a whole") and value.is_integer():
+        return f"write {value:.0f}"
+    if expected.startswith(("a list", "all-linear")) and not isinstance(value, (list, dict)):
+        return f"write [{show_value(value)}]"
+    if isinstance(value, (int, float)) and ("text" in expected or "path" in expected):
+        return "put it in quotes"
+    return ""
+
+
+def _mapping_for_list(path: str, value: Any) -> str:
+    if path == "data.train" and isinstance(value, dict) and "path" in value:
+        return "put '- ' before its first key: train is a list of sources"
+    return ""
+
+
+def _eval_hint(value: Any) -> str:
+    if value in (0, False):
+        return "write null, or nothing, for no evaluation"
+    if isinstance(value, (int, float)):
+        return "a number of rows cannot be given; write the fraction of the training rows"
+    return _SHAPE_HINTS["data.eval"]
+
+
+def _text_hint(path: str, value: str, expected: str) -> str:
+    plain = value.strip()
+    ours = foreign.value_here(path, plain)
+    if ours:
+        return f"write {ours}"
+    choices = [word.strip() for word in re.split(r",| or ", expected)]
+    if plain.lower() in choices or plain.lower().replace("-", "_") in choices:
+        return f"write {plain.lower() if plain.lower() in choices else plain.lower().replace('-', '_')}"
+    if "true" in choices and plain.lower() in _YES:
+        return f"write {_YES[plain.lower()]}: YAML 1.2 knows no yes and no"
+    if "true" in choices and plain.lower() in ("true", "false"):
+        return "remove the quotes"
+    if _NUMBER_WORDS.search(expected):
+        return _number_hint(plain)
+    if expected.startswith(("a list", "all-linear")) and not looks_secret(plain) and len(plain) < 60:
+        items = ", ".join(part for part in re.split(r"[,\s]+", plain) if part)
+        close = difflib.get_close_matches(plain, choices, 1)
+        return f"did you mean {close[0]}?" if close else f"write [{items}]"
+    close = difflib.get_close_matches(plain, choices, 1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _number_hint(text: str) -> str:
+    if text.endswith("%"):
+        return "write a fraction, such as 0.05 for 5 %"
+    if not _LOOSE_NUMBER.fullmatch(text) or len(text) > 30:
+        return ""
+    bare = text.replace("_", "").replace(",", "")
+    return "remove the quotes" if bare == text else f"write {bare}" if "_" in text else "write a number with a decimal point"
+
+
+def unknown_key(where: Where, data: Any) -> Fault:
+    """The fault for a key that the schema does not have, with where the author may have meant it to go."""
+    name = str(where[-1])
+    section = dotted(where[:-1])
+    what = f"{show_key(name)} is not a key of {section}" if section else f"{show_key(name)} is not a key of a recipe"
+    return Fault(dotted(where), what, "", key_hint(where, data))
+
+
+def key_hint(where: Where, data: Any) -> str:  # noqa: PLR0911 - from the surest guess to the weakest
+    """Where an unknown key belongs, or which known one it resembles."""
+    name, section = str(where[-1]), schema_path(where[:-1])
+    if section not in ("", *all_keys(), "data.train[]"):
+        return ""
+    method = value_at(data, ("method", "type")) if section == "method" else None
+    known = children(section, method if method in METHODS else None)
+    plain = foreign.normal(name)
+    if plain in known:
+        return f"did you mean {plain}?"
+    if section == "method" and f"method.{plain}" in all_keys():
+        return f"{plain} belongs to method.type: {' or '.join(all_keys()[f'method.{plain}'].methods)}"
+    within = _renamed_in(section, plain)
+    if within:
+        return f"did you mean {within}?"
+    close = difflib.get_close_matches(plain, known, 1, 0.8)
+    if close:
+        return f"did you mean {close[0]}?"
+    elsewhere = [key.path for key in all_keys().values() if key.name == plain]
+    if len(elsewhere) == 1 or plain in children("training"):
+        home = elsewhere[0] if len(elsewhere) == 1 else f"training.{plain}"
+        return f"it belongs under {home.rpartition('.')[0]}: {home}" if "." in home else f"it belongs at the top level: {home}"
+    if plain in foreign.RENAMED:
+        return f"here it is called {foreign.RENAMED[plain]}"
+    if plain in foreign.EXPLAINED:
+        return foreign.EXPLAINED[plain]
+    return _resembling(plain, known, section)
+
+
+def _renamed_in(section: str, plain: str) -> str:
+    target = foreign.RENAMED.get(plain, "")
+    return target.rpartition(".")[2] if target and target.rpartition(".")[0] == section else ""
+
+
+def _resembling(plain: str, known: list[str], section: str) -> str:
+    close = difflib.get_close_matches(plain, known, 1, 0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    names = [*{key.name: None for key in all_keys().values()}, *foreign.RENAMED]
+    far = difflib.get_close_matches(plain, names, 1, 0.84)
+    if far:
+        paths = [key.path for key in all_keys().values() if key.name == far[0]]
+        return f"did you mean {foreign.RENAMED.get(far[0]) or paths[0]}?"
+    if not known:
+        return ""
+    return f"known keys: {', '.join(known)}" if len(known) <= 12 else f"see docs/recipe.md for the keys of {section or 'a recipe'}"
