@@ -9,15 +9,15 @@ from typing import Any
 
 from cloudtune.errors import Fault
 from cloudtune.recipe import foreign
-from cloudtune.recipe.keys import METHODS, all_keys, children, expected_words, schema_path
+from cloudtune.recipe.keys import METHODS, REQUIRED, all_keys, children, choices_at, expected_words, schema_path
 from cloudtune.recipe.paths import Where, dotted, looks_secret, show_key, show_value
 
 _NUMBER_WORDS = re.compile(r"a (whole )?number|a fraction")
+_TEXT_WORDS = re.compile(r"text|path|name|type|id\b|letters")
 _LOOSE_NUMBER = re.compile(r"[-+]?[0-9][0-9_,]*(\.[0-9_]+)?([eE][-+]?[0-9]+)?")
 _YES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 # After these paths pydantic's location names the branch of a union, which is no key.
 _BRANCHED = ((("method",), set(METHODS)), (("data", "eval"), {"fraction", "sources", "none"}))
-_BLANK_HINT = {1: "remove the line to take the defaults"}
 _SHAPE_HINTS = {
     "method": "write method: {type: qlora}",
     "model": "write model: {base: HUB_ID}",
@@ -27,6 +27,8 @@ _SHAPE_HINTS = {
     "data.eval": "write eval: 0.05, or eval: [{path: ./data/eval.jsonl}]",
     "secrets": "write secrets: {HF_TOKEN: env} and keep the value in the environment",
     "tracking.report_to": "write report_to: [wandb]",
+    "training.adam_betas": "write adam_betas: [0.9, 0.999]",
+    "version": "this release reads version: 1",
     "compute.regions": "write regions: [us-east-1]",
     "data.train[].columns": "write columns: {messages: YOUR_COLUMN}",
 }
@@ -85,7 +87,7 @@ def _fault(error: Any, where: Where, data: Any) -> Found:
 
 def _missing(where: Where) -> Found:
     path = schema_path(where)
-    hint = _SHAPE_HINTS.get(path, "") or ("write version: 1" if path == "version" else "")
+    hint = _SHAPE_HINTS.get(path, "")
     if path == "method.type":
         hint = "write type: qlora, lora or full"
     return where[:-1], True, Fault(dotted(where), f"{dotted(where)} is missing", expected_words(path), hint)
@@ -110,45 +112,43 @@ def _literal_secret(where: Where, value: Any) -> Fault:
 def _wrong_value(where: Where, value: Any, context: dict[str, Any] | None = None) -> Fault:
     path = schema_path(where)
     expected = expected_words(path) or "a value of another kind"
-    for limit, words in (("le", "at most"), ("max_length", "at most"), ("lt", "below")):
-        bound = (context or {}).get(limit)
-        if bound is not None and str(bound) not in expected and isinstance(value, (int, float)):
-            expected = f"{expected}, {words} {bound:g}"
-    shown = "hidden" if where[:1] == ("secrets",) else show_value(value)
-    what = f"{dotted(where) or 'the recipe'} is {shown}"
-    return Fault(dotted(where), what, expected, _value_hint(path, value, expected))
+    most = (context or {}).get("le")
+    if most is not None and str(most) not in expected:
+        expected = f"{expected}, at most {most}"
+    shown = "no mapping" if path == "secrets" else show_value(value)
+    return Fault(dotted(where), f"{dotted(where)} is {shown}", expected, _value_hint(path, value, expected))
 
 
-def _value_hint(path: str, value: Any, expected: str) -> str:  # noqa: PLR0911 - a list of cases
-    if value is None:
-        default = all_keys().get(path)
-        return "remove the line to take the default" if default and default.path not in _SHAPE_HINTS else _SHAPE_HINTS.get(path, "")
+def _value_hint(path: str, value: Any, expected: str) -> str:
+    if value is None and path not in _SHAPE_HINTS:
+        key = all_keys().get(path)
+        return "remove the line to take the default" if key and key.default is not REQUIRED else ""
     if path == "data.eval":
         return _eval_hint(value)
-    if path == "version":
-        return "this release reads version 1"
-    if path == "name" and isinstance(value, str):
-        legal = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:40].strip("-")
-        return f"write {legal}" if legal else ""
-    if path in _SHAPE_HINTS:
-        return _mapping_for_list(path, value) or _SHAPE_HINTS[path]
-    if isinstance(value, str):
-        return _text_hint(path, value, expected)
-    if isinstance(value, bool) and "text" in expected:
-        return "put it in quotes"
-    if isinstance(value, float) and expected.startswith("a whole") and value.is_integer():
-        return f"write {value:.0f}"
-    if expected.startswith(("a list", "all-linear")) and not isinstance(value, (list, dict)):
-        return f"write [{show_value(value)}]"
-    if isinstance(value, (int, float)) and ("text" in expected or "path" in expected):
-        return "put it in quotes"
-    return ""
-
-
-def _mapping_for_list(path: str, value: Any) -> str:
     if path == "data.train" and isinstance(value, dict) and "path" in value:
         return "put '- ' before its first key: train is a list of sources"
+    if path in _SHAPE_HINTS:
+        return _SHAPE_HINTS[path]
+    if isinstance(value, str):
+        return _name_hint(value) if path == "name" else _text_hint(path, value.strip(), expected)
+    return _number_or_list_hint(value, expected)
+
+
+def _number_or_list_hint(value: Any, expected: str) -> str:
+    if isinstance(value, list) and any(not isinstance(item, str) for item in value):
+        return "every item must be text; put numbers in quotes"
+    if expected.startswith("a list") and isinstance(value, (int, float)):
+        return f"write [{show_value(value)}]"
+    if isinstance(value, float) and expected.startswith("a whole") and value.is_integer():
+        return f"write {value:.0f}"
+    if isinstance(value, (int, float)) and _TEXT_WORDS.search(expected):
+        return "put it in quotes"
     return ""
+
+
+def _name_hint(name: str) -> str:
+    legal = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    return f"write {legal}" if legal and not looks_secret(name) else ""
 
 
 def _eval_hint(value: Any) -> str:
@@ -159,26 +159,24 @@ def _eval_hint(value: Any) -> str:
     return _SHAPE_HINTS["data.eval"]
 
 
-def _text_hint(path: str, value: str, expected: str) -> str:
-    plain = value.strip()
-    ours = foreign.value_here(path, plain)
+def _text_hint(path: str, text: str, expected: str) -> str:
+    choices = choices_at(path)
+    known = (foreign.value_here(path, text), *(word for word in (text.lower(), foreign.normal(text)) if word in choices))
+    ours = next((word for word in known if word), None)
+    if ours == text:
+        return "remove the quotes"
     if ours:
         return f"write {ours}"
-    choices = [word.strip() for word in re.split(r",| or ", expected)]
-    if plain.lower() in choices or plain.lower().replace("-", "_") in choices:
-        return f"write {plain.lower() if plain.lower() in choices else plain.lower().replace('-', '_')}"
-    if "true" in choices and plain.lower() in _YES:
-        return f"write {_YES[plain.lower()]}: YAML 1.2 knows no yes and no"
-    if "true" in choices and plain.lower() in ("true", "false"):
-        return "remove the quotes"
+    if "true" in choices and text.lower() in _YES:
+        return f"write {_YES[text.lower()]}: YAML 1.2 knows no yes and no"
+    close = difflib.get_close_matches(text.lower(), choices, 1)
+    if close:
+        return f"did you mean {close[0]}?"
     if _NUMBER_WORDS.search(expected):
-        return _number_hint(plain)
-    if expected.startswith(("a list", "all-linear")) and not looks_secret(plain) and len(plain) < 60:
-        items = ", ".join(part for part in re.split(r"[,\s]+", plain) if part)
-        close = difflib.get_close_matches(plain, choices, 1)
-        return f"did you mean {close[0]}?" if close else f"write [{items}]"
-    close = difflib.get_close_matches(plain, choices, 1)
-    return f"did you mean {close[0]}?" if close else ""
+        return _number_hint(text)
+    if "a list" in expected and not looks_secret(text) and len(text) < 60:
+        return f"write [{', '.join(part for part in re.split(r'[, ]+', text) if part)}]"
+    return ""
 
 
 def _number_hint(text: str) -> str:
@@ -187,7 +185,7 @@ def _number_hint(text: str) -> str:
     if not _LOOSE_NUMBER.fullmatch(text) or len(text) > 30:
         return ""
     bare = text.replace("_", "").replace(",", "")
-    return "remove the quotes" if bare == text else f"write {bare}" if "_" in text else "write a number with a decimal point"
+    return "remove the quotes" if bare == text else f"write {bare}" if "_" in text else "write the number without commas"
 
 
 def unknown_key(where: Where, data: Any) -> Fault:
@@ -213,13 +211,13 @@ def key_hint(where: Where, data: Any) -> str:  # noqa: PLR0911 - from the surest
     within = _renamed_in(section, plain)
     if within:
         return f"did you mean {within}?"
-    close = difflib.get_close_matches(plain, known, 1, 0.8)
-    if close:
-        return f"did you mean {close[0]}?"
     elsewhere = [key.path for key in all_keys().values() if key.name == plain]
     if len(elsewhere) == 1 or plain in children("training"):
         home = elsewhere[0] if len(elsewhere) == 1 else f"training.{plain}"
         return f"it belongs under {home.rpartition('.')[0]}: {home}" if "." in home else f"it belongs at the top level: {home}"
+    close = difflib.get_close_matches(plain, known, 1, 0.8)
+    if close:
+        return f"did you mean {close[0]}?"
     if plain in foreign.RENAMED:
         return f"here it is called {foreign.RENAMED[plain]}"
     if plain in foreign.EXPLAINED:

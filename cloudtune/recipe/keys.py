@@ -12,7 +12,7 @@ import itertools
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,8 @@ class Key:
     default: Any
     meaning: str
     methods: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    """The words that the value may be, where it is one of a few."""
 
     @property
     def name(self) -> str:
@@ -64,7 +66,18 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 def expected_words(path: str) -> str:
     """What the value at ``path`` must be, in words; empty for an unknown path."""
     key = all_keys().get(path)
-    return key.expected if key else _words_of_members().get(path, "")
+    if key:
+        return key.expected
+    section = path.rpartition(".")[0]
+    return _MEMBERS.get(path) or {"data.train[].columns": "the name of a column", "data.special_tokens": "the text of a token"}.get(
+        section, ""
+    )
+
+
+def choices_at(path: str) -> tuple[str, ...]:
+    """The words that may stand at ``path``; empty where it is not one of a few."""
+    key = all_keys().get(path)
+    return key.choices if key else ("tensorboard", "wandb", "mlflow") if path == "tracking.report_to[]" else ()
 
 
 def children(section: str, method: str | None = None) -> list[str]:
@@ -112,7 +125,8 @@ def _keys_of(model: type[BaseModel], prefix: str) -> Iterator[Key]:
             yield Key(path, "a mapping with type: full, lora or qlora", default, meanings(model)[name])
             yield from _method_keys()
             continue
-        yield Key(path, phrase(alternatives(hints[name])), default, meanings(model).get(name, ""))
+        words, choices = phrase(alternatives(hints[name])), tuple(_choices(hints[name]))
+        yield Key(path, words, default, meanings(model).get(name, ""), choices=choices)
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from _keys_of(info.annotation, f"{path}.")
         elif path == "data.train":
@@ -124,21 +138,24 @@ def _method_keys() -> Iterator[Key]:
     for method, model in METHODS.items():
         for key in _keys_of(model, "method."):
             before = seen.get(key.path)
-            seen[key.path] = Key(key.path, key.expected, key.default, key.meaning, (*(before.methods if before else ()), method))
-    kind = Key("method.type", phrase(list(METHODS)), REQUIRED, "How to train: every weight, adapters, or adapters on a quantised base.")
-    yield kind
+            seen[key.path] = replace(key, methods=(*(before.methods if before else ()), method))
+    meaning = "How to train: every weight, adapters, or adapters on a quantised base."
+    yield Key("method.type", phrase(list(METHODS)), REQUIRED, meaning, choices=tuple(METHODS))
     yield from (key for key in seen.values() if key.path != "method.type")
 
 
-def _words_of_members() -> dict[str, str]:
-    """Words for items of lists and mappings, which are no keys of the schema."""
-    return {
-        "data.train[]": "a mapping with a path",
-        "tracking.report_to[]": "tensorboard, wandb or mlflow",
-        "training.adam_betas[]": "a number from 0 to below 1",
-        "method.trainable_tokens[]": "a whole number of at least 0",
-        **{f"{path}[]": "text on one line" for path in _LISTS_OF_TEXT},
-    }
+def _choices(annotation: Any) -> Iterator[str]:
+    """The literal words among the forms of an annotation, not those inside lists and mappings."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        yield from _choices(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for branch in typing.get_args(annotation):
+            yield from _choices(branch)
+    elif origin is Literal:
+        yield from (str(value) for value in typing.get_args(annotation))
+    elif annotation is bool:
+        yield from ("true", "false")
 
 
 _LISTS_OF_TEXT = (
@@ -150,6 +167,14 @@ _LISTS_OF_TEXT = (
     "compute.aws.security_groups",
     "compute.aws.fallback_instances",
 )
+# Words for items of lists, which are no keys of the schema.
+_MEMBERS = {
+    "data.train[]": "a mapping with a path",
+    "tracking.report_to[]": "tensorboard, wandb or mlflow",
+    "training.adam_betas[]": "a number from 0 to below 1",
+    "method.trainable_tokens[]": "a whole number of at least 0",
+    **{f"{path}[]": "text on one line" for path in _LISTS_OF_TEXT},
+}
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:

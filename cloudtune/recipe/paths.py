@@ -62,8 +62,10 @@ def show_value(value: Any) -> str:
     if isinstance(value, (int, float)):
         return _short(_number(value))
     if isinstance(value, dict):
-        return "a mapping"
-    return "a list" if isinstance(value, (list, tuple)) else "empty"
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list" if value else "an empty list"
+    return "empty"
 
 
 def _number(value: float) -> str:

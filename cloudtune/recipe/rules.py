@@ -61,9 +61,8 @@ def _warmup(given: Mapping[str, Any]) -> Iterator[Fault]:
         yield _fault("training.warmup_steps", what, "keep one of them; null takes one back")
     warmup, steps = _at(given, "training", "warmup_steps"), _at(given, "training", "max_steps")
     if _whole(warmup) and _whole(steps) and warmup > steps:
-        yield _fault(
-            "training.warmup_steps", f"{warmup} warm-up steps are more than the {steps} steps of the run", f"write at most {steps}"
-        )
+        what = f"{warmup} warm-up steps are more than the {steps} steps of the run"
+        yield _fault("training.warmup_steps", what, f"write at most {steps}")
 
 
 def _batch(given: Mapping[str, Any]) -> Iterator[Fault]:
@@ -174,7 +173,7 @@ def _tracking(given: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _model_name(given: Mapping[str, Any]) -> Iterator[Fault]:
     base = _at(given, "model", "base")
-    if not isinstance(base, str) or is_remote(base) or is_local_model(base) or base in BUILTIN_MODELS:
+    if not isinstance(base, str) or not base or not base.isprintable() or is_remote(base) or is_local_model(base) or base in BUILTIN_MODELS:
         return
     if is_builtin(base):
         yield _fault("model.base", f"there is no {base}", f"write {BUILTIN_MODELS[0]}")
@@ -188,7 +187,7 @@ def _model_name(given: Mapping[str, Any]) -> Iterator[Fault]:
 def _sources(given: Mapping[str, Any]) -> Iterator[Fault]:
     for at, source in _each_source(given):
         path = source.get("path")
-        if not isinstance(path, str) or is_remote(path):
+        if not isinstance(path, str) or not path or not path.isprintable() or is_remote(path):
             continue
         scheme = _SCHEME.match(path)
         if scheme:

@@ -153,7 +153,7 @@ class DataSource(Frozen):
 
 
 EvalFraction = Annotated[float, Field(gt=0, lt=1), Says("a fraction above 0 and below 1")]
-Sources = Annotated[tuple[DataSource, ...], Field(strict=False, min_length=1), Says("a list of sources, each with a path")]
+Sources = Annotated[tuple[DataSource, ...], Field(strict=False, min_length=1), Says("a list of sources")]
 
 
 def _kind_of_eval(value: Any) -> str:
