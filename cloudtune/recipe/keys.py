@@ -167,8 +167,10 @@ _LISTS_OF_TEXT = (
     "compute.aws.security_groups",
     "compute.aws.fallback_instances",
 )
-# Words for items of lists, which are no keys of the schema.
+# Words for items of lists and mappings, which are no keys of the schema.
 _MEMBERS = {
+    "data.train[].columns.*": "the name of a column",
+    "data.special_tokens.*": "the text of a token",
     "data.train[]": "a mapping with a path",
     "tracking.report_to[]": "tensorboard, wandb or mlflow",
     "training.adam_betas[]": "a number from 0 to below 1",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -19,6 +20,9 @@ from cloudtune.recipe.document import MAX_BYTES, Document, Mark, Place, read_doc
 from cloudtune.recipe.overrides import apply_override
 from cloudtune.recipe.paths import Where, dotted, parse_path
 from cloudtune.recipe.spec import Recipe
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_FAULTS = 50
 
@@ -106,8 +110,25 @@ def _check(document: Document) -> tuple[Recipe | None, list[tuple[Where, bool, F
     except ValidationError as error:
         from cloudtune.recipe.faults import translate
 
-        errors = error.errors(include_url=False, include_input=False)
-        return None, [*translate([item for item in errors if item["type"] != rules.ERROR_TYPE], data), *impossible]
+        errors = [*_listed(error), *_below_unknown_method(error, data)]
+        return None, [*translate(errors, data), *impossible]
+
+
+def _listed(error: ValidationError) -> list[ErrorDetails]:
+    found = error.errors(include_url=False, include_input=False)
+    return [item for item in found if item["type"] != rules.ERROR_TYPE]
+
+
+def _below_unknown_method(error: ValidationError, data: dict[str, Any]) -> list[ErrorDetails]:
+    """With a wrong method.type pydantic looks at no other key of method; check them as those of qlora, which has all."""
+    method = data.get("method")
+    if not isinstance(method, dict) or not any(item["type"].startswith("union_tag") for item in _listed(error)):
+        return []
+    try:
+        Recipe.model_validate({**data, "method": {**method, "type": "qlora"}})
+    except ValidationError as deeper:
+        return [item for item in _listed(deeper) if item["loc"][:1] == ("method",)]
+    return []
 
 
 def _placed(document: Document, file: str, where: Where, at_key: bool, fault: Fault) -> Fault:
