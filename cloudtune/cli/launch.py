@@ -1,0 +1,104 @@
+"""``cloudtune launch``: show plan and price, ask, start, follow, bring the result home.
+
+Asks before money can be spent; a job on this machine costs nothing and starts at once. ``--detach`` returns as
+soon as the job is accepted. Ctrl-C while following detaches: the job goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloudtune.cli.options import Json, Provider, Sets
+from cloudtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from cloudtune.job import JobView
+    from cloudtune.planning.plan import Plan
+    from cloudtune.session import Session
+
+
+def launch(
+    source: Annotated[Path, typer.Argument(metavar="RECIPE|PLAN", help="A recipe, or a plan saved with plan -o.", show_default=False)],
+    provider: Provider = None,
+    sets: Sets = None,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask before spending.")] = False,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Return the job's address as soon as it is accepted.")] = False,
+    launch_id: Annotated[
+        str | None, typer.Option("--id", help="Your own job id; the same id twice is one job.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan, ask, launch, follow, collect."""
+    from cloudtune.cli.output import chatter
+    from cloudtune.cli.planning import recipe_or_plan
+    from cloudtune.job import parse_launch_id
+    from cloudtune.session import Session
+    from cloudtune.verbs.launch import launch as start
+
+    session = Session.open()
+    plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
+    _show_plan(plan, to_stderr=as_json)
+    if not yes:
+        _ask(plan)
+    own_id = parse_launch_id(launch_id) if launch_id else None
+    view = start(plan, session=session, launch_id=own_id, progress=lambda text: chatter(f"  {text}"))
+    if detach:
+        _detached(view, as_json)
+    else:
+        _follow(view, session, as_json)
+
+
+def _show_plan(plan: Plan, *, to_stderr: bool) -> None:
+    from cloudtune.cli.output import chatter, result
+    from cloudtune.show.tables import plan_lines
+    from cloudtune.show.text import stderr_page, stdout_page
+
+    lines = [*plan_lines(plan, stderr_page() if to_stderr else stdout_page()), ""]
+    if to_stderr:
+        chatter("\n".join(lines))
+    else:
+        result(lines)
+
+
+def _ask(plan: Plan) -> None:
+    """Ask before money can be spent; default no. Raises UsageError when nobody can answer or the answer is no."""
+    from cloudtune.units import usd
+
+    if plan.chosen.usd_per_hour == 0:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("launching costs money and nobody is here to say yes", hint="add --yes", code="needs-yes")
+    question = f"Launch on {plan.chosen.provider} for about {usd(plan.usd)} (at most {usd(plan.usd_high)})?"
+    if not typer.confirm(question, default=False, err=True):
+        raise UsageError("not launched; nothing was spent", code="declined")
+
+
+def _detached(view: JobView, as_json: bool) -> None:
+    from cloudtune.cli.output import json_result, result
+
+    if as_json:
+        json_result({"job": view})
+        return
+    result([f"{view.id} {view.state}", f"  address  {view.ref}", f"  follow   cloudtune logs -f {view.id}", f"  stop     cloudtune stop {view.id}"])
+
+
+def _follow(view: JobView, session: Session, as_json: bool) -> None:
+    from cloudtune.cli.output import chatter, json_result, result
+    from cloudtune.cli.watch import demand_success, watch
+    from cloudtune.show.report import summary_lines
+    from cloudtune.show.text import stdout_page
+    from cloudtune.verbs.collect import collect
+
+    chatter(f"{view.id} is on its way; Ctrl-C leaves it running")
+    ended = watch(view.id, session=session, quiet=as_json)
+    demand_success(ended, session)
+    collected = collect(view.id, session=session)
+    if as_json:
+        body: dict[str, Any] = {"job": collected.view, "collected": collected}
+        json_result(body)
+        return
+    result(["", *summary_lines(collected, stdout_page())])

@@ -1,0 +1,182 @@
+"""The command ``cloudtune``: finds the command's file, runs it, and turns what happened into text and an exit code.
+
+Only the file of the command that is asked for is imported, so that ``ps`` never waits for what ``plan`` needs.
+This is the one place that catches: everything below raises CloudtuneError, anything else is a bug of ours.
+
+Exit codes: 0 done, 1 the job failed, 2 bad input, 3 nothing fits, 4 provider or login trouble, 70 a bug of ours
+(the trace is saved to a file), 130 interrupted (a job that was started goes on).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from cloudtune.errors import CloudtuneError, UsageError
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+# Command -> its one line in the list; the function of the same name lives in cloudtune/cli/<command>.py.
+COMMANDS = {
+    "init": "Write a commented recipe to start from.",
+    "validate": "Check a recipe and its files, all faults at once.",
+    "estimate": "Memory, time and price on every machine.",
+    "plan": "Choose machine and layout; show what it will cost.",
+    "render": "Write the build context and job.json, or the request.",
+    "launch": "Plan, ask, start, follow, and bring the result home.",
+    "ps": "List jobs: the active ones and the newest 20.",
+    "status": "Everything known of one job.",
+    "logs": "Print a job's log; -f follows it.",
+    "stop": "End a job and keep its partial results.",
+    "collect": "Bring a job's files home and check them.",
+    "cost": "What jobs have cost so far.",
+    "reconcile": "Settle what a crash left open.",
+    "schema": "Print the recipe's JSON schema, for editors.",
+    "doctor": "Check this installation and where settings come from.",
+}
+
+
+def run() -> None:
+    """The entry point of the installed command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Nothing but SystemExit of the interpreter itself escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to fail
+    as_json = "--json" in arguments
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+    except CloudtuneError as error:
+        return _report(error, as_json)
+    except typer.TyperException as error:
+        return _report(_usage(error, arguments), as_json)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _interrupted(error)
+    except BrokenPipeError:
+        return _nobody_reads()
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours becomes a file and a sentence
+        return _bug(error, as_json)
+    return code
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    command = typer.main.get_command(build(arguments[0] if arguments else ""))
+    try:
+        with command.make_context("cloudtune", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    return 0
+
+
+def build(wanted: str = "") -> typer.Typer:
+    """The Typer application, in which only the command ``wanted`` is loaded; the others are names with a help line."""
+    app = typer.Typer(
+        name="cloudtune",
+        help="Fine-tune a language model from one recipe: memory, time and price before you pay, then the job itself.",
+        epilog="Start with: cloudtune init, then cloudtune plan RECIPE. Exit codes and JSON: docs/cli.md",
+        rich_markup_mode=None,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name, text in COMMANDS.items():
+        app.command(name, help=text)(_load(name) if name == wanted else _not_loaded)
+    return app
+
+
+def _load(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(import_module(f"cloudtune.cli.{name}"), name)
+    return function
+
+
+def _not_loaded() -> None:
+    """Stands for a command that this call does not use."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import cloudtune
+
+        typer.echo(f"cloudtune {cloudtune.__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False,
+) -> None:
+    """Options before the command."""
+
+
+def _usage(error: typer.TyperException, arguments: Sequence[str]) -> CloudtuneError:
+    """Typer's complaint about the command line in our words."""
+    known = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    text = error.format_message()
+    if not text.startswith("No such command"):
+        return UsageError(text.rstrip("."), hint=f"see: cloudtune {known} --help".replace("  ", " "))
+    from difflib import get_close_matches
+
+    near = get_close_matches(arguments[0], COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "the commands are listed by: cloudtune --help"
+    return UsageError(f"there is no command {arguments[0]!r}", hint=hint)
+
+
+def _report(error: CloudtuneError, as_json: bool) -> int:
+    from cloudtune.show.errors import error_body, error_lines
+    from cloudtune.show.text import stderr_page
+
+    if as_json:
+        from cloudtune.show.json import to_text
+
+        _write(sys.stdout, to_text({"error": error_body(error)}))
+    else:
+        _write(sys.stderr, "".join(f"{line}\n" for line in error_lines(error, stderr_page())))
+    return error.exit_code
+
+
+def _interrupted(error: BaseException) -> int:
+    """Ctrl-C: the job, if there is one, goes on; say how to come back and how to stop it."""
+    words = str(error) or "interrupted; a job that was started goes on: see cloudtune ps"
+    _write(sys.stderr, f"\n{words}\n")
+    return EXIT_INTERRUPTED
+
+
+def _nobody_reads() -> int:
+    """Standard output was closed early (``cloudtune ps | head -1``): end quietly, also when Python flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_INTERRUPTED
+
+
+def _bug(error: Exception, as_json: bool) -> int:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="cloudtune-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(f"cloudtune {' '.join(sys.argv[1:2])}\nPython {sys.version}\n\n")
+        traceback.print_exception(error, file=file)
+    ours = CloudtuneError(
+        f"this is a bug in cloudtune, not in your input: {type(error).__name__}: {error}",
+        where=file.name,
+        hint="please report it with that file, which holds the trace",
+        code="bug",
+    )
+    _report(ours, as_json)
+    return EXIT_BUG
+
+
+def _write(stream: Any, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _nobody_reads()

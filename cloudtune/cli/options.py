@@ -1,0 +1,22 @@
+"""Arguments and options that several commands share, so that they are named and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ProviderName = Literal["aws", "gcp", "local"]
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id or address, as ps and launch print them.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe, such as training.epochs=1. Repeatable."),
+]
+Provider = Annotated[
+    ProviderName | None,
+    typer.Option("--provider", help="Where to run: wins over the recipe's compute.provider.", show_choices=True),
+]

@@ -1,0 +1,27 @@
+"""Where a command's words go: results to stdout, chatter to stderr, JSON as one object. Shows values, makes none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+
+def result(lines: Iterable[str]) -> None:
+    """A command's answer for people, on stdout."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def json_result(value: Any) -> None:
+    """A command's answer for programs: the one JSON object on stdout."""
+    from cloudtune.show.json import to_text
+
+    sys.stdout.write(to_text(value))
+    sys.stdout.flush()
+
+
+def chatter(text: str) -> None:
+    """What happens meanwhile, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,35 @@
+"""``cloudtune plan``: what it will take and cost, before anything is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloudtune.cli.options import Json, Provider, RecipePath, Sets
+
+
+def plan(
+    recipe: RecipePath,
+    provider: Provider = None,
+    sets: Sets = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Save the plan as JSON; launch takes it as it is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan, print, and save when asked."""
+    from cloudtune.cli.output import chatter, json_result, result
+    from cloudtune.cli.planning import plan_recipe, save_plan
+    from cloudtune.session import Session
+
+    made = plan_recipe(recipe, provider=provider, sets=sets or (), session=Session.open())
+    if output is not None:
+        save_plan(made, output)
+        chatter(f"saved to {output}; launch it with: cloudtune launch {output}")
+    if as_json:
+        json_result(made)
+        return
+    from cloudtune.show.tables import plan_lines
+    from cloudtune.show.text import stdout_page
+
+    result(plan_lines(made, stdout_page()))

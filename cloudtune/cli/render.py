@@ -1,0 +1,91 @@
+"""``cloudtune render``: what a job is built from, or the request that would be sent. Builds and sends nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cloudtune.cli.options import Json, Provider, Sets
+from cloudtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from cloudtune.planning.plan import Plan
+    from cloudtune.session import Session
+
+Target = Literal["bundle", "request", "colab"]
+
+
+def render(
+    source: Annotated[Path, typer.Argument(metavar="RECIPE|PLAN", help="A recipe, or a plan saved with plan -o.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the bundle (default: build/NAME), or file of the request.")
+    ] = None,
+    target: Annotated[
+        Target, typer.Option("--target", help="bundle: build context and job.json; request: the body for the provider.")
+    ] = "bundle",
+    provider: Provider = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Render one target."""
+    from cloudtune.cli.planning import recipe_or_plan
+    from cloudtune.session import Session
+
+    if target == "colab":
+        raise UsageError("this version renders no notebooks", hint="--target bundle writes a folder that runs anywhere with Python")
+    session = Session.open()
+    plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
+    if target == "bundle":
+        _bundle(plan, output, as_json)
+    else:
+        _request(plan, session, output)
+
+
+def _bundle(plan: Plan, output: Path | None, as_json: bool) -> None:
+    from cloudtune.cli.output import json_result, result
+    from cloudtune.verbs.render import render as make
+    from cloudtune.verbs.render import write_bundle
+
+    bundle = make(plan)
+    folder = output or Path("build") / plan.recipe.name
+    files = write_bundle(bundle, folder)
+    if as_json:
+        names = sorted(path.relative_to(folder).as_posix() for path in files)
+        json_result({"folder": folder, "digest": bundle.digest, "image_digest": bundle.image_digest, "files": names})
+        return
+    result(
+        [
+            f"{len(files)} files in {folder}",
+            f"  bundle {bundle.digest}",
+            f"  image  {bundle.image_digest}  build it with: docker build {folder}/image",
+        ]
+    )
+
+
+def _request(plan: Plan, session: Session, output: Path | None) -> None:
+    """The request is JSON by nature, so ``--json`` changes nothing."""
+    from cloudtune.cli.output import chatter, json_result
+    from cloudtune.show.json import to_text
+
+    body = _request_body(plan, session)
+    if output is None:
+        json_result(body)
+        return
+    try:
+        output.write_text(to_text(body), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the request cannot be written: {error.strerror}", where=str(output)) from error
+    chatter(f"written to {output}")
+
+
+def _request_body(plan: Plan, session: Session) -> dict[str, Any]:
+    from cloudtune.job import LaunchId
+    from cloudtune.providers.base import Staged
+    from cloudtune.verbs.render import render as make
+
+    place = session.place(plan.chosen.provider)
+    staged = Staged(digest=make(plan).digest)
+    request = place.build_request(plan, staged, LaunchId(f"{plan.recipe.name}-launch-id"))
+    return {"provider": request.provider, "launch_id": request.launch_id, "body": dict(request.body)}
