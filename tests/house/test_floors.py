@@ -21,7 +21,21 @@ FLOORS = {
 EDGES = {"providers", "stores", "sources", "ledger"}
 # Capabilities and registries of providers are shared by all of them.
 SHARED_BY_PROVIDERS = {"cloudtune.providers.base", "cloudtune.providers.registry", "cloudtune.providers.scripted"}
-HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "boto3", "botocore", "sagemaker", "google", "grpc", "pandas", "numpy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "boto3",
+    "botocore",
+    "sagemaker",
+    "google",
+    "grpc",
+    "pandas",
+    "numpy",
+}
 TRAINER_MAY = {"cloudtune.recipe", "cloudtune.manifest", "cloudtune.errors", "cloudtune.units", "cloudtune.clock"}
 
 
@@ -67,7 +81,9 @@ def test_edges_never_import_each_other() -> None:
         own = room(module_name(path))
         if own not in EDGES:
             continue
-        crossings += [f"{path.relative_to(PACKAGE)} imports {name}" for other, name in rooms_imported(path) if other in EDGES and other != own]
+        crossings += [
+            f"{path.relative_to(PACKAGE)} imports {name}" for other, name in rooms_imported(path) if other in EDGES and other != own
+        ]
     assert crossings == []
 
 

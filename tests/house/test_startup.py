@@ -1,0 +1,74 @@
+"""Start-up: the commands that people type often load nothing heavy. Each case is a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house.source import ROOT
+
+HEAVY = ("torch", "transformers", "boto3", "botocore", "sagemaker", "google", "grpc", "pandas", "numpy", "datasets", "huggingface_hub")
+
+PROBE = """
+import json, sys
+from cloudtune.cli.main import main
+code = main(sys.argv[1:])
+sys.stdout.flush()
+loaded = sorted({name.split(".")[0] for name in sys.modules})
+sys.stderr.write("\\nLOADED " + json.dumps({"code": code, "roots": loaded, "all": sorted(sys.modules)}))
+"""
+
+
+def loaded_by(arguments: list[str], folder: Path) -> dict[str, list[str]]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CLOUDTUNE_HOME": str(folder / "home")}
+    ran = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+    report = ran.stderr.rpartition("LOADED ")[2]
+    assert report, ran.stderr
+    answer: dict[str, list[str]] = json.loads(report)
+    assert answer["code"] == 0, ran.stderr
+    return answer
+
+
+QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
+CASES = {
+    "help": ["--help"],
+    "validate": ["validate", QUICKSTART],
+    "plan": ["plan", QUICKSTART, "--provider", "local"],
+    "plan-clouds": ["plan", QUICKSTART, "--json"],
+    "render": ["render", QUICKSTART, "--provider", "local", "-o", "bundle"],
+    "ps": ["ps"],
+    "schema": ["schema"],
+    "init": ["init", "newcomer", "-o", "recipe.yaml"],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_heavy_is_loaded(name: str, tmp_path: Path) -> None:
+    loaded = loaded_by(CASES[name], tmp_path)
+    assert "typer" in loaded["roots"], "the probe looks at the wrong interpreter"
+    assert sorted(set(HEAVY).intersection(loaded["roots"])) == []
+
+
+def test_ps_and_help_load_neither_yaml_nor_pydantic(tmp_path: Path) -> None:
+    for name in ("help", "ps"):
+        roots = loaded_by(CASES[name], tmp_path)["roots"]
+        assert sorted({"pydantic", "ruamel", "pygments", "markdown_it"}.intersection(roots)) == [], name
+
+
+def test_help_loads_no_command(tmp_path: Path) -> None:
+    commands = [name for name in loaded_by(CASES["help"], tmp_path)["all"] if name.startswith("cloudtune.")]
+    assert sorted(commands) == ["cloudtune.cli", "cloudtune.cli.main", "cloudtune.errors"]
+
+
+def test_importing_the_package_loads_nothing(tmp_path: Path) -> None:
+    code = "import sys; before = set(sys.modules); import cloudtune; print(sorted(set(sys.modules) - before))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "['cloudtune']"
