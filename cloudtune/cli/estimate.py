@@ -12,7 +12,8 @@ def estimate(recipe: RecipePath, provider: Provider = None, sets: Sets = None, a
     from cloudtune.verbs.estimate import estimate as reckon
     from cloudtune.verbs.validate import validate
 
-    report = reckon(validate(recipe, overrides=sets or ()), provider=provider, session=Session.open())
+    with Session.open() as session:
+        report = reckon(validate(recipe, overrides=sets or ()), provider=provider, session=session)
     if as_json:
         json_result(report)
         return

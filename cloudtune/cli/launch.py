@@ -35,21 +35,19 @@ def launch(
     """Plan, ask, launch, follow, collect."""
     from cloudtune.cli.output import chatter
     from cloudtune.cli.planning import recipe_or_plan
-    from cloudtune.job import parse_launch_id
     from cloudtune.session import Session
     from cloudtune.verbs.launch import launch as start
 
-    session = Session.open()
-    plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
-    _show_plan(plan, to_stderr=as_json)
-    if not yes:
-        _ask(plan)
-    own_id = parse_launch_id(launch_id) if launch_id else None
-    view = start(plan, session=session, launch_id=own_id, progress=lambda text: chatter(f"  {text}"))
-    if detach:
-        _detached(view, as_json)
-    else:
-        _follow(view, session, as_json)
+    with Session.open() as session:
+        plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
+        _show_plan(plan, to_stderr=as_json)
+        if not yes:
+            _ask(plan)
+        view = start(plan, session=session, launch_id=launch_id, progress=lambda text: chatter(f"  {text}"))
+        if detach:
+            _detached(view, as_json)
+        else:
+            _follow(view, session, as_json)
 
 
 def _show_plan(plan: Plan, *, to_stderr: bool) -> None:
@@ -83,7 +81,14 @@ def _detached(view: JobView, as_json: bool) -> None:
     if as_json:
         json_result({"job": view})
         return
-    result([f"{view.id} {view.state}", f"  address  {view.ref}", f"  follow   cloudtune logs -f {view.id}", f"  stop     cloudtune stop {view.id}"])
+    result(
+        [
+            f"{view.id} {view.state}",
+            f"  address  {view.ref}",
+            f"  follow   cloudtune logs -f {view.id}",
+            f"  stop     cloudtune stop {view.id}",
+        ]
+    )
 
 
 def _follow(view: JobView, session: Session, as_json: bool) -> None:
@@ -95,7 +100,7 @@ def _follow(view: JobView, session: Session, as_json: bool) -> None:
 
     chatter(f"{view.id} is on its way; Ctrl-C leaves it running")
     ended = watch(view.id, session=session, quiet=as_json)
-    demand_success(ended, session)
+    demand_success(ended)
     collected = collect(view.id, session=session)
     if as_json:
         body: dict[str, Any] = {"job": collected.view, "collected": collected}

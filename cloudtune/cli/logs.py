@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloudtune.cli.options import JobId, Json
+from cloudtune.cli.options import JobName, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cloudtune.providers.base import LogPage
 
 
 def logs(
-    job: JobId,
+    job: JobName,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Stay and print new lines until the job ends.")] = False,
     since_cursor: Annotated[
         str | None, typer.Option("--since-cursor", help="Only lines after this cursor, as --json gave it.", show_default=False)
@@ -18,21 +24,38 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Print a log."""
-    import sys
-
-    from cloudtune.cli.output import json_result
     from cloudtune.session import Session
-    from cloudtune.show.text import plain
     from cloudtune.verbs.logs import logs as read
 
-    lines = []
-    cursor, done = since_cursor or "", False
-    for page in read(job, session=Session.open(), follow=follow, cursor=since_cursor):
-        cursor, done = page.cursor, page.done
+    with Session.open() as session:
+        pages = read(job, session=session, follow=follow, cursor=since_cursor)
         if as_json:
-            lines += page.lines
-            continue
-        sys.stdout.write("".join(f"{plain(line.text)}\n" for line in page.lines))
-        sys.stdout.flush()
-    if as_json:
-        json_result({"job": job, "lines": lines, "cursor": cursor, "done": done})
+            _collected(job, pages, since_cursor)
+        else:
+            _printed(job, pages, since_cursor)
+
+
+def _collected(job: str, pages: Iterator[LogPage], cursor: str | None) -> None:
+    from cloudtune.cli.output import json_result
+
+    lines, done = [], False
+    for page in pages:
+        lines += page.lines
+        cursor, done = page.cursor, page.done
+    json_result({"job": job, "lines": lines, "cursor": cursor, "done": done})
+
+
+def _printed(job: str, pages: Iterator[LogPage], cursor: str | None) -> None:
+    """Lines as they come. Ctrl-C leaves the job running and says how to go on after the last printed line."""
+    from cloudtune.show.text import plain
+
+    try:
+        for page in pages:
+            sys.stdout.write("".join(f"{plain(line.text)}\n" for line in page.lines))
+            sys.stdout.flush()
+            cursor = page.cursor
+    except KeyboardInterrupt:
+        place = f" --since-cursor {cursor}" if cursor else ""
+        raise KeyboardInterrupt(
+            f"left; the job goes on\n  come back: cloudtune logs -f {job}{place}\n  stop it:   cloudtune stop {job}"
+        ) from None

@@ -10,7 +10,10 @@ import typer
 ProviderName = Literal["aws", "gcp", "local"]
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id or address, as ps and launch print them.", show_default=False)]
+JobName = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="A job's id or its beginning, its address, its recipe's name, or: last", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 Sets = Annotated[
     list[str] | None,

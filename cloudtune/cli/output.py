@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudtune.errors import CloudtuneError
 
 
 def result(lines: Iterable[str]) -> None:
@@ -25,3 +28,12 @@ def chatter(text: str) -> None:
     """What happens meanwhile, on stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def warn(problems: Iterable[CloudtuneError]) -> None:
+    """Problems that did not stop the command, on stderr."""
+    for problem in problems:
+        from cloudtune.show.errors import error_lines
+        from cloudtune.show.text import stderr_page
+
+        chatter("\n".join(error_lines(problem, stderr_page())))

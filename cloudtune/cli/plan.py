@@ -22,7 +22,8 @@ def plan(
     from cloudtune.cli.planning import plan_recipe, save_plan
     from cloudtune.session import Session
 
-    made = plan_recipe(recipe, provider=provider, sets=sets or (), session=Session.open())
+    with Session.open() as session:
+        made = plan_recipe(recipe, provider=provider, sets=sets or (), session=session)
     if output is not None:
         save_plan(made, output)
         chatter(f"saved to {output}; launch it with: cloudtune launch {output}")

@@ -1,4 +1,4 @@
-"""``cloudtune ps``: the jobs in the ledger, newest first."""
+"""``cloudtune ps``: the jobs in the ledger, newest last, nearest to the prompt."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ def ps(
     everything: Annotated[bool, typer.Option("-a", "--all", help="All jobs, not only the active ones and the newest 20.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List jobs."""
-    from cloudtune.cli.output import json_result, result
+    """List jobs; a provider that does not answer is a warning, its jobs are shown as last seen."""
+    from cloudtune.cli.output import json_result, result, warn
     from cloudtune.session import Session
     from cloudtune.verbs.jobs import ps as find
 
-    session = Session.open()
-    jobs = find(session, all=everything)
+    with Session.open() as session:
+        listing = find(session, all=everything)
+        now = session.clock.now()
     if as_json:
-        json_result({"jobs": jobs})
+        from cloudtune.show.errors import error_body
+
+        json_result({"jobs": listing.jobs, "problems": [error_body(problem) for problem in listing.problems]})
         return
     from cloudtune.show.jobs import job_table
     from cloudtune.show.text import stdout_page
 
-    result(job_table(jobs, stdout_page(), session.clock.now()))
+    warn(listing.problems)
+    result(job_table(listing.jobs, stdout_page(), now))

@@ -35,12 +35,12 @@ def render(
 
     if target == "colab":
         raise UsageError("this version renders no notebooks", hint="--target bundle writes a folder that runs anywhere with Python")
-    session = Session.open()
-    plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
-    if target == "bundle":
-        _bundle(plan, output, as_json)
-    else:
-        _request(plan, session, output)
+    with Session.open() as session:
+        plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
+        if target == "bundle":
+            _bundle(plan, output, as_json)
+        else:
+            _request(plan, session, output)
 
 
 def _bundle(plan: Plan, output: Path | None, as_json: bool) -> None:

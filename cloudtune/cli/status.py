@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from cloudtune.cli.options import JobId, Json
+from cloudtune.cli.options import JobName, Json
 
 
-def status(job: JobId, as_json: Json = False) -> None:
+def status(job: JobName, as_json: Json = False) -> None:
     """Show one job."""
     from cloudtune.cli.output import json_result, result
     from cloudtune.session import Session
     from cloudtune.verbs.jobs import status as find
 
-    session = Session.open()
-    view = find(job, session)
+    with Session.open() as session:
+        view = find(job, session)
+        now = session.clock.now()
     if as_json:
         json_result(view)
         return
     from cloudtune.show.jobs import job_lines
     from cloudtune.show.text import stdout_page
 
-    result(job_lines(view, stdout_page(), session.clock.now()))
+    result(job_lines(view, stdout_page(), now))

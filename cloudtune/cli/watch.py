@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from cloudtune.errors import JobFailed
-
 if TYPE_CHECKING:
     from cloudtune.job import JobView, LaunchId
     from cloudtune.session import Session
@@ -39,20 +37,9 @@ def watch(launch_id: LaunchId, *, session: Session, quiet: bool = False) -> JobV
     return status(launch_id, session)
 
 
-def demand_success(view: JobView, session: Session) -> None:
+def demand_success(view: JobView) -> None:
     """Raise JobFailed with the log's last lines unless the job did all its work."""
-    if view.state in ("succeeded", "collected"):
-        return
-    reason = view.message.partition("\n")[0] or view.stop_reason or f"it ended as {view.state}"
-    raise JobFailed(
-        f"the job {view.state}: {reason}",
-        where=str(view.ref or view.id),
-        hint=f"the whole log: cloudtune logs {view.id}; partial results: cloudtune collect {view.id}",
-        log_tail=_log_tail(view, session),
-    )
+    from cloudtune.verbs.jobs import failure
 
-
-def _log_tail(view: JobView, session: Session) -> list[str]:
-    from cloudtune.verbs.logs import logs
-
-    return [line.text for page in logs(view.id, session=session, follow=False, cursor=None) for line in page.lines][-20:]
+    if view.state not in ("succeeded", "collected"):
+        raise failure(view)

@@ -11,6 +11,7 @@ from cloudtune.units import duration
 
 if TYPE_CHECKING:
     from cloudtune.job import JobView
+    from cloudtune.verbs.reconcile import Reconciled
 
 STATE_STYLES: dict[str, Style] = {
     "running": "green",
@@ -27,7 +28,7 @@ STATE_STYLES: dict[str, Style] = {
 
 
 def job_table(jobs: Sequence[JobView], page: Page, now: datetime) -> list[str]:
-    """``ps``: one line per job, newest first."""
+    """``ps``: one line per job."""
     if not jobs:
         return ["no jobs yet; start one with: cloudtune launch RECIPE"]
     columns = [Column("id"), Column("state"), Column("provider"), Column("progress", flexible=True), Column("started")]
@@ -87,3 +88,15 @@ def _loss_words(job: JobView) -> str:
         return ""
     evaluated = f", eval {job.progress.eval_loss:.3f}" if job.progress.eval_loss is not None else ""
     return f"{job.progress.loss:.3f}{evaluated}"
+
+
+def reconciled_lines(settled: Reconciled, page: Page) -> list[str]:
+    """What ``reconcile`` found, one line per launch."""
+    words = (
+        (settled.confirmed, "it runs; its launcher died before it could say so"),
+        (settled.abandoned, "given up: it never started"),
+        (settled.waiting, "still open"),
+        (settled.adopted, "entered: the provider knew it, the ledger did not"),
+    )
+    rows = [Row([launch_id, text]) for ids, text in words for launch_id in ids]
+    return table(page, [Column(""), Column("", flexible=True)], rows, indent=0) if rows else ["nothing was left open"]
