@@ -8,7 +8,7 @@ Only ``CloudtuneError`` leaves this module, whatever the bytes are. The value of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +44,36 @@ class LoadedRecipe:
 
     def fault(self, path: str, what: str, expected: str = "", hint: str = "") -> Fault:
         """A fault placed at the value of ``path``, for checks that come after loading."""
-        mark = _nearest(self._places, parse_path(path) or (), at_key=False)
-        return Fault(path, what, expected, hint, mark.origin or self.file, mark.line, mark.column)
+        return _placed(self._places, self.file, parse_path(path) or (), Fault(path, what, expected, hint))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A recipe file after reading: plain ``data`` (whatever it holds), the faults found, and the recipe when there are none."""
+
+    data: Any
+    faults: tuple[Fault, ...]
+    recipe: Recipe | None
+    path: Path | None
+    dir: Path
+    file: str
+    _places: dict[Where, Place] = field(default_factory=dict, repr=False, compare=False)
+
+    def fault(self, path: str, what: str, expected: str = "", hint: str = "") -> Fault:
+        """A fault placed at the value of ``path``."""
+        return _placed(self._places, self.file, parse_path(path) or (), Fault(path, what, expected, hint))
+
+    def loaded(self, more: Sequence[Fault] = ()) -> LoadedRecipe:
+        """The recipe. Raises RecipeError when there are faults, ``more`` included."""
+        faults = [*self.faults, *more]
+        if self.recipe is None or faults:
+            raise RecipeError(_orderly(faults, self.file))
+        return LoadedRecipe(self.recipe, self.path, self.dir, self.file, self._places)
 
 
 def load_file(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read and check a recipe file. Raises RecipeError with every fault."""
-    place = Path(path)
-    raw = _read(place)
-    return _load(raw, file=str(path), path=place, folder=place.absolute().parent, overrides=overrides)
+    return examine_file(path, overrides).loaded()
 
 
 def load_text(
@@ -63,13 +84,19 @@ def load_text(
     overrides: Sequence[str] = (),
 ) -> LoadedRecipe:
     """Check a recipe that is already in memory. ``dir``: folder for its relative paths (default: the current one)."""
-    return _load(text, file=file, path=None, folder=dir or Path.cwd(), overrides=overrides)
+    return _examine(text, file=file, path=None, folder=dir or Path.cwd(), overrides=overrides).loaded()
+
+
+def examine_file(path: str | Path, overrides: Sequence[str] = ()) -> Examined:
+    """Read a recipe file without refusing a faulty one. Raises RecipeError only when it cannot be read as YAML at all."""
+    place = Path(path)
+    return _examine(_read(place), file=str(path), path=place, folder=place.absolute().parent, overrides=overrides)
 
 
 def _read(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise RecipeError([Fault("", "this is a folder", "a recipe file", _recipes_inside(path), str(path))])
+            raise RecipeError([Fault("", "this is a folder", "a recipe file", _recipe_inside(path), str(path))])
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -79,23 +106,21 @@ def _read(path: Path) -> bytes:
         reason = (error.strerror or "unknown reason").lower()
         raise RecipeError([Fault("", f"cannot be read ({reason})", "a readable recipe file", "", str(path))]) from error
     except ValueError as error:  # a NUL or a lone surrogate in the name
-        raise RecipeError([Fault("", f"{str(path)!r} cannot be a file name", "a recipe file")]) from error
+        raise RecipeError([Fault("", "this cannot be a file name", "a recipe file", "", repr(str(path)))]) from error
 
 
-def _recipes_inside(folder: Path) -> str:
+def _recipe_inside(folder: Path) -> str:
     found = sorted(inner.name for inner in folder.glob("*.y*ml"))
     return f"did you mean {folder / found[0]}?" if found else ""
 
 
-def _load(raw: str | bytes, *, file: str, path: Path | None, folder: Path, overrides: Sequence[str]) -> LoadedRecipe:
+def _examine(raw: str | bytes, *, file: str, path: Path | None, folder: Path, overrides: Sequence[str]) -> Examined:
     document = read_document(raw, file)
     for override in overrides:
         apply_override(document, override)
     recipe, found = _check(document)
-    faults = [*document.faults, *(_placed(document, file, *item) for item in found)]
-    if recipe is None or faults:
-        raise RecipeError(_orderly(faults, file))
-    return LoadedRecipe(recipe, path, folder, file, document.places)
+    faults = (*document.faults, *(_placed(document.places, file, where, fault, at_key=at_key) for where, at_key, fault in found))
+    return Examined(document.data, faults, recipe, path, folder, file, document.places)
 
 
 def _check(document: Document) -> tuple[Recipe | None, list[tuple[Where, bool, Fault]]]:
@@ -131,9 +156,9 @@ def _below_unknown_method(error: ValidationError, data: dict[str, Any]) -> list[
     return []
 
 
-def _placed(document: Document, file: str, where: Where, at_key: bool, fault: Fault) -> Fault:
-    mark = _nearest(document.places, where, at_key=at_key)
-    return Fault(fault.path or dotted(where), fault.what, fault.expected, fault.hint, mark.origin or file, mark.line, mark.column)
+def _placed(places: dict[Where, Place], file: str, where: Where, fault: Fault, *, at_key: bool = False) -> Fault:
+    mark = _nearest(places, where, at_key=at_key)
+    return replace(fault, path=fault.path or dotted(where), file=mark.origin or file, line=mark.line, column=mark.column)
 
 
 def _nearest(places: dict[Where, Place], where: Where, *, at_key: bool) -> Mark:

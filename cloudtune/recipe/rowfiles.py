@@ -124,7 +124,12 @@ def _json_items(text: str, at: int, cut: bool) -> Iterator[NumberedRow]:
         if not first and separator == ",":
             at = _after_space(text, at + 1)
         line, counted = line + text.count("\n", counted, at), at
-        if separator == "]" or (cut and at >= len(text)):
+        if separator == "]":
+            line += text.count("\n", at, _after_space(text, at + 1))
+            if text[_after_space(text, at + 1) :]:
+                yield NumberedRow(line, problem="something follows the closing ]; a .json file is one list of rows")
+            return
+        if cut and at >= len(text):
             return
         if not first and separator != ",":
             yield NumberedRow(line, problem="the list of rows is not closed with ], or a comma is missing after a row")
@@ -186,7 +191,8 @@ def _csv(stream: BinaryIO, most_bytes: int | None) -> Iterator[NumberedRow]:
             elif values:
                 yield _csv_row(number, header, values)
     except csv.Error as error:
-        if most_bytes is None or "end of data" not in str(error):
+        cut = most_bytes is not None and bool(stream.read(1))
+        if not (cut and "end of data" in str(error)):
             yield NumberedRow(begins, problem=f"not valid CSV ({error}); a quoted field may not be closed")
     if broken:
         yield NumberedRow(broken[0].number, problem=broken[0].problem)

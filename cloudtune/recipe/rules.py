@@ -14,9 +14,13 @@ from typing import Any
 
 from cloudtune.errors import Fault
 from cloudtune.recipe.locations import is_builtin, is_local_file, is_local_model, is_remote
+from cloudtune.recipe.paths import show_key
+from cloudtune.recipe.rows import REQUIRED_FIELDS, known_fields
 
 ERROR_TYPE = "impossible_combination"
 BUILTIN_MODELS = ("builtin:quickstart",)
+CHAT_TEMPLATES = ("tokenizer", "chatml", "llama3")
+TEMPLATE_ENDINGS = (".jinja", ".jinja2", ".j2")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -31,7 +35,7 @@ def conflicts(given: Mapping[str, Any]) -> list[Fault]:
 
 def conflicts_as_written(given: Mapping[str, Any]) -> list[Fault]:
     """``conflicts``, keys that would have no effect, and places and names that cannot exist."""
-    more = (_idle, _provider, _instance, _tracking, _model_name, _sources)
+    more = (_idle, _provider, _instance, _tracking, _model_name, _sources, _columns, _template)
     return [*conflicts(given), *(fault for rule in more for fault in rule(given))]
 
 
@@ -197,6 +201,36 @@ def _sources(given: Mapping[str, Any]) -> Iterator[Fault]:
             yield _fault(f"{at}.path", "backslashes are not read as folders", "write the path with / between folders")
         elif not is_local_file(path) and not _HUB_ID.fullmatch(path):
             yield _fault(f"{at}.path", "this names neither a file nor a hub data set", "put ./ before a local path")
+
+
+def _template(given: Mapping[str, Any]) -> Iterator[Fault]:
+    template = _at(given, "data", "chat_template")
+    if not isinstance(template, str) or not template.isprintable() or template in CHAT_TEMPLATES or template.endswith(TEMPLATE_ENDINGS):
+        return
+    close = template.lower().replace("-", "").replace("_", "")
+    hint = f"write {close}" if close in CHAT_TEMPLATES else "write tokenizer for the model's own template"
+    what = f"there is no chat template {show_key(template)}"
+    yield _fault("data.chat_template", what, hint, "tokenizer, chatml, llama3 or the path of a .jinja file")
+
+
+def _columns(given: Mapping[str, Any]) -> Iterator[Fault]:
+    for at, source in _each_source(given):
+        form, columns, path = source.get("format", "chat"), source.get("columns"), source.get("path")
+        if not isinstance(form, str) or form not in REQUIRED_FIELDS:
+            continue
+        known = known_fields(form)
+        for name in columns if isinstance(columns, Mapping) else ():
+            if isinstance(name, str) and name not in known:
+                hint = "columns maps our field name to the file's column"
+                yield _fault(f"{at}.columns.{name}", f"{form} rows have no field {show_key(name)}", hint, " or ".join(known))
+        ending = path.lower().rpartition(".")[2] if isinstance(path, str) else ""
+        place = f"{at}.format" if "format" in source else f"{at}.path"
+        if ending == "txt" and form != "text":
+            yield _fault(place, f"a .txt file holds plain text, not {form} rows", "write format: text")
+        elif ending == "csv" and form == "chat":
+            yield _fault(
+                place, "a .csv file cannot hold lists of messages", "write format: completion or instruction, or use a .jsonl file"
+            )
 
 
 def _each_source(given: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

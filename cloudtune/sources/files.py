@@ -1,0 +1,199 @@
+"""Local data files: are they there, can they be read, do their rows hold what the format needs. Reads files, changes nothing.
+
+Large files are looked at from the beginning only (``SAMPLE_BYTES``), so a check takes well under a second.
+jsonl, json, csv and txt need the standard library; parquet needs pyarrow, which comes with ``cloudtune[data]``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from cloudtune.errors import SourceError
+from cloudtune.recipe.rowfiles import ENDINGS, NumberedRow, read_rows
+from cloudtune.recipe.rows import check_row
+
+SAMPLE_BYTES = 8 * 2**20
+SAMPLE_ROWS = 1000
+MAX_PROBLEMS = 3
+DATA_ENDINGS = (*ENDINGS, ".parquet")
+_MAX_CONFIG_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a file: ``line`` counts from 1 (the row for parquet), 0 when it is the file as a whole."""
+
+    file: Path
+    what: str
+    hint: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Result of looking at one data file. ``rows`` were read; ``whole`` says that there are no more."""
+
+    problems: tuple[Problem, ...]
+    rows: int = 0
+    whole: bool = False
+
+
+def locate(path: str, base_dir: Path) -> Path:
+    """The file that a recipe's path means: relative ones start at ``base_dir``, ``~`` is the home folder."""
+    try:
+        return base_dir / Path(path).expanduser()
+    except RuntimeError:  # there is no such home folder
+        return base_dir / path
+
+
+def rows_of(path: Path, *, most_bytes: int | None = None) -> Iterator[NumberedRow]:
+    """Rows of a local data file. Raises SourceError when it cannot be opened, or is parquet and pyarrow is missing."""
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    if path.suffix.lower() not in ENDINGS:
+        raise SourceError("this kind of file is not read", where=str(path), hint=f"use one of {', '.join(DATA_ENDINGS)}")
+    try:
+        with path.open("rb") as stream:
+            yield from read_rows(stream, path.suffix, most_bytes=most_bytes)
+    except OSError as error:
+        raise SourceError(f"the file cannot be read ({_reason(error)})", where=str(path)) from error
+
+
+def check_data(path: Path, row_format: str | None, columns: Mapping[str, str]) -> Checked:
+    """Look at a data file and its first rows. ``row_format`` None: only whether the rows can be read."""
+    there = check_file(path)
+    if there:
+        return Checked((there,))
+    if path.suffix.lower() not in DATA_ENDINGS:
+        return Checked((Problem(path, "this kind of data file is not read", f"use one of {', '.join(DATA_ENDINGS)}"),))
+    small = path.stat().st_size <= SAMPLE_BYTES
+    problems: list[Problem] = []
+    count = 0
+    try:
+        for count, row in enumerate(islice(rows_of(path, most_bytes=SAMPLE_BYTES), None if small else SAMPLE_ROWS), start=1):
+            what = row.problem or (check_row(row.row, row_format, columns) if row_format else None)
+            if what:
+                what, _, hint = what.partition("; ")
+                problems.append(Problem(path, what, hint, row.line))
+            if len(problems) == MAX_PROBLEMS:
+                return Checked(tuple(problems), count)
+    except SourceError as error:
+        return Checked((Problem(path, error.what, error.hint),))
+    if count == 0:
+        problems.append(Problem(path, "there are no rows in it"))
+    return Checked(tuple(problems), count, small)
+
+
+def check_file(path: Path) -> Problem | None:
+    """Why ``path`` is no readable, non-empty file, or None."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return Problem(path, "this is a folder", _file_inside(path))
+        if not stat.S_ISREG(status.st_mode):
+            return Problem(path, "this is no ordinary file")
+        if status.st_size == 0:
+            return Problem(path, "the file is empty")
+        with path.open("rb") as stream:
+            stream.read(1)
+    except FileNotFoundError:
+        return Problem(path, "there is no such file", _resembling(path))
+    except (OSError, ValueError) as error:
+        return Problem(path, f"cannot be read ({_reason(error)})")
+    return None
+
+
+def check_json_object(path: Path) -> Problem | None:
+    """Why ``path`` is no file with one JSON object, or None."""
+    there = check_file(path)
+    if there:
+        return there
+    try:
+        with path.open("rb") as stream:
+            value = json.loads(stream.read(_MAX_CONFIG_BYTES))
+    except json.JSONDecodeError as error:
+        return Problem(path, f"not valid JSON at column {error.colno}", line=error.lineno)
+    except (ValueError, RecursionError, OSError) as error:
+        return Problem(path, f"not valid JSON ({_reason(error)})")
+    return None if isinstance(value, dict) else Problem(path, "this is JSON, but no object {...}")
+
+
+def check_text(path: Path) -> Problem | None:
+    """Why ``path`` is no UTF-8 text file with something in it, or None."""
+    there = check_file(path)
+    if there:
+        return there
+    try:
+        text = path.read_bytes()[:_MAX_CONFIG_BYTES].decode("utf-8", errors="strict")
+    except (OSError, UnicodeDecodeError) as error:
+        return Problem(path, f"this is no UTF-8 text ({_reason(error)})")
+    return None if text.strip() else Problem(path, "the file is empty")
+
+
+def check_model_folder(path: Path) -> Problem | None:
+    """Why ``path`` is no folder with a model's config.json, or None."""
+    try:
+        if not path.exists():
+            return Problem(path, "there is no such folder", _resembling(path))
+        if not path.is_dir():
+            return Problem(path, "this is a file; model.base is a folder")
+    except (OSError, ValueError) as error:
+        return Problem(path, f"cannot be read ({_reason(error)})")
+    return check_json_object(path / "config.json")
+
+
+def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
+    try:
+        from pyarrow import ArrowException  # type: ignore[import-untyped]
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+    except ImportError as error:
+        hint = "install it with: pip install 'cloudtune[data]', or check without files: cloudtune validate --no-files"
+        raise SourceError("parquet files need pyarrow, which is not installed", where=str(path), hint=hint) from error
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield NumberedRow(number, row)
+    except (ArrowException, OSError) as error:
+        yield NumberedRow(number + 1, problem=f"not a readable parquet file ({type(error).__name__})")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1}"
+    return str(getattr(error, "strerror", None) or "unusable").lower()
+
+
+def _file_inside(folder: Path) -> str:
+    try:
+        found = sorted(inner.name for inner in folder.iterdir() if inner.suffix.lower() in DATA_ENDINGS)
+    except OSError:
+        return ""
+    return f"name a file in it, such as {found[0]}" if found else "name a file"
+
+
+def _resembling(path: Path) -> str:
+    """A file beside or of the same name, for a path that does not exist."""
+    try:
+        names = sorted(inner.name for inner in path.parent.iterdir())
+    except (OSError, ValueError):
+        return f"there is no folder {path.parent} either"
+    close = difflib.get_close_matches(path.name, names, 1, 0.6)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def known_rows(checked: list[Checked]) -> int | None:
+    """Rows of several files together, None unless every one was read to its end."""
+    return sum(one.rows for one in checked) if checked and all(one.whole for one in checked) else None
