@@ -93,7 +93,7 @@ def llama4(fields: Fields) -> Feed:
     hidden, width, count = fields.integer("hidden_size"), fields.integer("intermediate_size"), expert_count(fields)
     tensors = (
         *transposed_experts("feed_forward.experts", count, hidden, width),
-        *linear("feed_forward.router", count, hidden),
+        *linear("feed_forward.router", count, hidden, plain=False),
         *gated("feed_forward.shared_expert", hidden, width),
     )
     return Feed(moe_shape(fields, width=width, shared=width), tensors)

@@ -53,7 +53,7 @@ def _phi_layer(fields: Fields, hidden: int) -> Layer:
 
 
 def falcon(fields: Fields) -> ModelShape:
-    """FalconForCausalLM: fused q, k, v; attention and MLP side by side."""
+    """FalconForCausalLM: fused q, k, v; attention and MLP side by side; a subclass of nn.Linear throughout."""
     hidden, words = hidden_size(fields), fields.integer("vocab_size")
     stem = embedding("transformer.word_embeddings", words, hidden)
     tied = stem[0].name if fields.flag("tie_word_embeddings") else None
@@ -77,10 +77,13 @@ def _falcon_layer(fields: Fields, hidden: int) -> Layer:
     groups = _falcon_key_heads(fields, heads)
     width = fields.maybe_integer("ffn_hidden_size") or 4 * hidden
     mixer: Tensors = (
-        *linear("self_attention.query_key_value", (heads + 2 * groups) * each, hidden, bias=bias),
-        *linear("self_attention.dense", hidden, hidden, bias=bias),
+        *linear("self_attention.query_key_value", (heads + 2 * groups) * each, hidden, bias=bias, plain=False),
+        *linear("self_attention.dense", hidden, hidden, bias=bias, plain=False),
     )
-    feed: Tensors = (*linear("mlp.dense_h_to_4h", width, hidden, bias=bias), *linear("mlp.dense_4h_to_h", hidden, width, bias=bias))
+    feed: Tensors = (
+        *linear("mlp.dense_h_to_4h", width, hidden, bias=bias, plain=False),
+        *linear("mlp.dense_4h_to_h", hidden, width, bias=bias, plain=False),
+    )
     shape = AttentionShape("softmax", heads, groups, each, each, bias=bias, fused=True)
     norms = tuple(tensor for name in _falcon_norms(fields) for tensor in norm(name, hidden, bias=True))
     return Layer(Mixer(shape, mixer), Feed(MlpShape("plain", width, activation(fields)), feed), (*mixer, *feed, *norms))
@@ -261,7 +264,7 @@ def _v4_attention(fields: Fields, kind: str) -> Mixer:
         *linear("self_attn.q_b_proj", heads * width, q_rank),
         *linear("self_attn.kv_proj", width, hidden),
         *norm("self_attn.kv_norm", width),
-        *linear("self_attn.o_a_proj", groups * o_rank, heads * width // groups),
+        *linear("self_attn.o_a_proj", groups * o_rank, heads * width // groups, plain=False),
         *linear("self_attn.o_b_proj", hidden, groups * o_rank),
     )
     if kind == HEAVY:
@@ -274,7 +277,7 @@ def _v4_attention(fields: Fields, kind: str) -> Mixer:
             *_compressor(fields, "self_attn.compressor", rate, 2 * width, width),
             *_compressor(fields, indexer, rate, 2 * narrow, narrow),
             *linear(f"{indexer}.q_b_proj", scorers * narrow, q_rank),
-            *linear(f"{indexer}.scorer.weights_proj", scorers, hidden),
+            *linear(f"{indexer}.scorer.weights_proj", scorers, hidden, plain=False),
         )
     shape = AttentionShape(
         "softmax", heads, 1, width, width, window=fields.maybe_integer("sliding_window"), qk_norm=True, sinks=True, q_rank=q_rank
@@ -294,10 +297,11 @@ def _rate(fields: Fields, kind: str) -> int:
 
 
 def _compressor(fields: Fields, prefix: str, rate: int, wide: int, narrow: int) -> tuple[Tensor, ...]:
+    """Pools ``rate`` tokens into one entry. Every quantiser of transformers leaves its two projections alone."""
     hidden = hidden_size(fields)
     return (
         *parameter(f"{prefix}.position_bias", rate, wide),
-        *linear(f"{prefix}.kv_proj", wide, hidden),
-        *linear(f"{prefix}.gate_proj", wide, hidden),
+        *linear(f"{prefix}.kv_proj", wide, hidden, plain=False),
+        *linear(f"{prefix}.gate_proj", wide, hidden, plain=False),
         *norm(f"{prefix}.kv_norm", narrow),
     )

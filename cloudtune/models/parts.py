@@ -28,9 +28,9 @@ def parameter(name: str, *shape: int, kind: TensorKind = "other", tied_to: str |
     return (Tensor(name, shape, kind, tied_to),)
 
 
-def linear(name: str, out: int, into: int, *, bias: bool = False, tied_to: str | None = None) -> Tensors:
-    """An nn.Linear: weight (out, in) and, when asked, its bias."""
-    weight = Tensor(f"{name}.weight", (out, into), "linear", tied_to)
+def linear(name: str, out: int, into: int, *, bias: bool = False, tied_to: str | None = None, plain: bool = True) -> Tensors:
+    """An nn.Linear: weight (out, in) and, when asked, its bias. ``plain``: no subclass, so bitsandbytes replaces it."""
+    weight = Tensor(f"{name}.weight", (out, into), "linear", tied_to, plain)
     return (weight, Tensor(f"{name}.bias", (out,), "bias")) if bias else (weight,)
 
 

@@ -25,6 +25,8 @@ class Tensor:
     """linear: weight (out, in) of an nn.Linear; experts: 3-D parameter of all experts; other: whatever has no better word."""
     tied_to: str | None = None
     """Full name of the parameter whose storage it shares; such a tensor is never counted."""
+    plain: bool = True
+    """For linear: bitsandbytes replaces the module. False for subclasses of nn.Linear and what the model class exempts."""
 
     @property
     def numel(self) -> int:
@@ -172,11 +174,15 @@ class ModelShape:
             yield tensor.name, tensor
 
     def linear_modules(self) -> Iterator[tuple[str, Tensor]]:
-        """(module name, weight) of every nn.Linear but the output embedding: what a quantiser replaces and all-linear targets."""
+        """(module name, weight) of every nn.Linear but the output embedding: what all-linear adapters target."""
         output = self.output_embedding
         for name, tensor in self.modules():
             if tensor.kind == "linear" and name != output:
                 yield name.removesuffix(".weight"), tensor
+
+    def quantised_modules(self) -> Iterator[tuple[str, Tensor]]:
+        """(module name, weight) of what transformers 5.23 lets bitsandbytes replace: the linear modules that are plain."""
+        return ((name, tensor) for name, tensor in self.linear_modules() if tensor.plain)
 
     def with_source(self, source: str) -> ModelShape:
         """The same shape with another word on where it comes from."""
