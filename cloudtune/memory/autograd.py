@@ -12,6 +12,7 @@ input_buffer.cpp, functions/accumulate_grad.cpp and torch/utils/checkpoint.py):
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import sys
 from collections.abc import Callable
@@ -62,14 +63,13 @@ Backward = Callable[["Run", Saved, Value, Node], tuple[Value | None, ...]]
 class Leaf(Node):
     """The end of the line: a parameter or an input that wants a gradient. Holds that gradient in ``grad``."""
 
-    __slots__ = ("count", "grad", "name", "owner", "ready", "word")
+    __slots__ = ("count", "grad", "name", "ready", "word")
 
-    def __init__(self, name: str, count: int, word: int, owner: Value | None = None) -> None:
+    def __init__(self, name: str, count: int, word: int) -> None:
         super().__init__(FIRST, (), _nothing, None, None)
         self.name = name
         self.count = count
         self.word = word
-        self.owner = owner
         self.grad: Value | None = None
         self.ready: Callable[[Leaf], None] | None = None
 
@@ -78,7 +78,7 @@ def _nothing(run: Run, saved: Saved, grad: Value, node: Node) -> tuple[Value | N
     return ()
 
 
-class StopRecompute(Exception):  # noqa: N818 - a signal, not an error
+class StopRecompute(Exception):
     """All tensors that the backward pass needs are there again."""
 
 
@@ -128,14 +128,15 @@ class Run:
         """A fresh tensor of the same size."""
         return Value(Storage(self.tape, value.count * value.word, name), value.count, value.word)
 
-    def save(self, *values: Value) -> Any:
+    def save(self, *values: Value | None) -> Any:
         """Keep ``values`` for the backward pass; call it where the real operation packs its saved tensors."""
         if self.frame is not None:
             packed = Packed(self.frame, self.frame.count)
             self.frame.count += 1
             return packed
         if self.recording is not None:
-            self.recording.append(values)
+            # detached, so that the graph of the recomputation can go as soon as it has ended
+            self.recording.append(tuple(value.view() if value is not None else None for value in values))
             if len(self.recording) == self.stop_at:
                 raise StopRecompute
         return values
@@ -224,10 +225,8 @@ class Run:
         self.recording, self.stop_at, self.frame = [], frame.count, None
         # the recomputation starts from a detached copy of the input that still wants gradients
         start = frame.inputs.view(Leaf("checkpoint input", 0, 0))
-        try:
+        with contextlib.suppress(StopRecompute):
             frame.function(start)
-        except StopRecompute:
-            pass
         frame.recomputed = self.recording
         self.recording, self.stop_at, self.frame = outer
 

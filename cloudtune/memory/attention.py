@@ -1,0 +1,171 @@
+"""Attention as transformers runs it on CUDA: rotary positions, the kernels and what each of them keeps and borrows.
+
+Sources: transformers 5.23 models/llama/modeling_llama.py, integrations/sdpa_attention.py; ATen native/transformers
+(sdp_utils_cpp.h: choice of kernel; cuda/attention_backward.cu: mem-efficient; flash_attn/flash_api.cpp: flash).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cloudtune.memory.autograd import Node, Run, Saved, Value
+from cloudtune.memory.ops import Grads, add, cast, concatenate, copy, dropout, matmul, multiply, narrow, negate, scale, softmax, tracked, view
+
+Kernel = Literal["flash", "efficient", "math", "eager", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """One attention call: sequences, tokens per sequence, query and key heads, widths of a query/key and a value head."""
+
+    batch: int
+    length: int
+    queries: int
+    keys: int
+    width: int
+    value_width: int
+    mask: Value | None = None
+    dropout: float = 0.0
+    softcap: bool = False
+    causal: bool = True
+
+    @property
+    def scores(self) -> int:
+        """Entries of the score matrix."""
+        return self.batch * self.queries * self.length * self.length
+
+    @property
+    def out(self) -> int:
+        return self.batch * self.length * self.queries * self.value_width
+
+
+def rotate(run: Run, value: Value, cos: Value, sin: Value) -> Value:
+    """value·cos + rotate_half(value)·sin."""
+    return add(run, multiply(run, value, cos, "x·cos"), multiply(run, _rotate_half(run, value), sin, "rotated·sin"), "rotated")
+
+
+def _rotate_half(run: Run, value: Value) -> Value:
+    first = narrow(run, value, value.count // 2)
+    second = narrow(run, value, value.count - value.count // 2)
+    return concatenate(run, (negate(run, second), first), "rotated halves")
+
+
+def choose(capability: tuple[int, int], word: int, heads: Heads, *, grouped: bool, masked: bool) -> Kernel:
+    """The kernel that scaled_dot_product_attention takes. ``grouped``: keys still have their own, smaller number of heads."""
+    widest = max(heads.width, heads.value_width)
+    if capability[0] >= 8 and word == 2 and not masked and widest <= 256 and heads.width == heads.value_width:
+        return "flash"
+    return "math" if grouped else "efficient"
+
+
+def sdpa(run: Run, query: Value, key: Value, value: Value, heads: Heads, kernel: Kernel) -> Value:
+    """Attention through the chosen kernel; (batch, length, heads, width) comes out contiguous."""
+    if kernel == "math":
+        return _math(run, query, key, value, heads)
+    if kernel == "eager":
+        return eager(run, query, key, value, heads)
+    out = run.new(heads.out, query.word, "attention output")
+    rows = heads.length if kernel in {"flash", "cpu"} else -(-heads.length // 32) * 32
+    logsumexp = run.new(heads.batch * heads.queries * rows, 4, "attention log-sum-exp")
+    if tracked(run, query, key, value):
+        saved = run.save(query, key, value, out.view(), logsumexp)
+        back = {"flash": _flash_back, "efficient": _efficient_back, "cpu": _cpu_back}[kernel]
+        run.link(out, (query.node, key.node, value.node), back, saved, heads)
+    return out
+
+
+def _flash_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+    heads: Heads = node.extra
+    query, key, value = saved[:3]
+    rows = -(-heads.length // 128) * 128
+    width = -(-heads.width // 32) * 32
+    softmax_d = run.new(heads.batch * heads.queries * rows, 4, "flash softmax sums")
+    accumulator = run.new(heads.batch * rows * heads.queries * width, 4, "flash query accumulator")
+    grads = tuple(run.like(item, "attention gradient") for item in (query, key, value))
+    if heads.keys != heads.queries:
+        expanded = [run.new(heads.batch * heads.length * heads.queries * heads.width, grad.word, "expanded gradient") for _ in range(2)]
+        del expanded
+    del softmax_d, accumulator
+    return grads
+
+
+def _efficient_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+    heads: Heads = node.extra
+    grads = tuple(run.like(item, "attention gradient") for item in saved[:3])
+    if grad.word == 4:
+        product = run.like(grad, "gradient x output")
+        delta = run.new(heads.batch * heads.queries * heads.length, 4, "delta")
+        del product
+        accumulator = None
+    else:
+        delta = run.new(heads.batch * heads.queries * heads.length, 4, "delta")
+        width = -(-heads.width // 32) * 32
+        accumulator = run.new(heads.batch * heads.queries * heads.length * width, 4, "query accumulator")
+    del delta, accumulator
+    return grads
+
+
+def _cpu_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+    return tuple(run.like(item, "attention gradient") for item in saved[:3])
+
+
+def repeat_heads(run: Run, value: Value, heads: Heads) -> Value:
+    """Keys or values copied to as many heads as there are queries."""
+    if heads.keys == heads.queries:
+        return value
+    return copy(run, value, "repeated heads", value.count // heads.keys * heads.queries)
+
+
+def _folded(run: Run, value: Value, heads: Heads, *, contiguous: bool) -> Value:
+    """(batch, heads, ...) as (batch·heads, ...): a copy when the memory lies otherwise."""
+    if contiguous or heads.batch == 1:
+        return view(run, value)
+    return copy(run, value, "folded heads")
+
+
+def eager(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Value:
+    """The plain formula: the scores exist, in the stream's type and once more in fp32 after the softmax."""
+    repeated = heads.keys != heads.queries
+    keys = repeat_heads(run, key, heads)
+    values = repeat_heads(run, value, heads)
+    weights = scale(run, _scores(run, query, keys, heads, repeated=repeated), "scaled scores")
+    if heads.softcap:
+        weights = _capped(run, weights)
+    if heads.mask is not None:
+        weights = add(run, weights, heads.mask, "masked scores")
+    weights = cast(run, softmax(run, weights, 4, "softmax"), query.word, "attention weights")
+    weights = dropout(run, weights, heads.dropout)
+    out = matmul(run, view(run, weights), _folded(run, values, heads, contiguous=repeated), heads.out, "attention output")
+    return copy(run, out, "attention output, heads last")
+
+
+def _scores(run: Run, query: Value, keys: Value, heads: Heads, *, repeated: bool) -> Value:
+    left = _folded(run, query, heads, contiguous=False)
+    right = _folded(run, keys, heads, contiguous=repeated)
+    return matmul(run, left, right, heads.scores, "scores")
+
+
+def _capped(run: Run, weights: Value) -> Value:
+    """tanh(x / cap) · cap, three tensors."""
+    from cloudtune.memory.ops import tanh
+
+    weights = scale(run, weights, "scores / cap")
+    weights = tanh(run, weights, "tanh of scores")
+    return scale(run, weights, "capped scores")
+
+
+def _math(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Value:
+    """The composite kernel: keys and values repeated, both scaled, a float mask, scores in the type of the queries."""
+    keys = repeat_heads(run, key, heads)
+    values = repeat_heads(run, value, heads)
+    mask = run.new(heads.length * heads.length, query.word, "causal mask") if heads.causal else None
+    scaled = scale(run, query, "scaled queries")
+    right = scale(run, keys, "scaled keys")
+    repeated = heads.keys != heads.queries
+    left = _folded(run, scaled, heads, contiguous=False)
+    scores = matmul(run, left, _folded(run, right, heads, contiguous=repeated), heads.scores, "scores")
+    del mask
+    weights = softmax(run, scores, query.word, "softmax")
+    out = matmul(run, view(run, weights), _folded(run, values, heads, contiguous=repeated), heads.out, "attention output")
+    return copy(run, out, "attention output, heads last")

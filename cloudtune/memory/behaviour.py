@@ -1,0 +1,68 @@
+"""What the training program does, as far as memory depends on it. Values only.
+
+The default is cloudtune's own trainer; ``tests/trainer/test_memory_oracle.py`` keeps the two equal. Published runs of
+other programs are other values (``benchmarks/memory/programs.py``), each field taken from that program's source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Optimizer = Literal["adamw", "adamw_8bit", "adamw_32bit", "lion_8bit", "adafactor", "sgd", "sgd_momentum"]
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """One training program. Words are bytes per number: 2 = 16-bit, 4 = fp32."""
+
+    name: str = "cloudtune trainer"
+    # attention
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    sdpa_kernel: Literal["auto", "flash", "efficient", "math"] = "auto"
+    """auto: what torch picks for the type, the heads and the GPU."""
+    expand_kv: bool = False
+    """Keys and values are repeated to all heads before the kernel sees them."""
+    padding_mask: bool = False
+    """A mask of padding reaches the kernel: rows are padded instead of packed to full length."""
+    # types
+    compute_word: int = 2
+    """The recipe's dtype."""
+    autocast: bool = True
+    """torch.autocast to the 16-bit type around the forward pass."""
+    full_word: int = 4
+    """Weights as stored when all of them are trained."""
+    kbit_upcast: bool = False
+    """peft.prepare_model_for_kbit_training: whatever is 16-bit and not quantised becomes fp32."""
+    adapter_word: int = 4
+    # the step
+    loss: Literal["full", "chunked"] = "full"
+    """chunked: cross-entropy over a few tokens at a time, each chunk checkpointed, logits never whole."""
+    chunk_tokens: int = 1024
+    outputs_held: bool = False
+    """The logits of the forward pass are still referenced during the backward pass."""
+    outputs_overlap: bool = False
+    """The logits of one step are still referenced during the next step's forward pass."""
+    checkpointing: bool = True
+    reentrant: bool = False
+    input_gradients: bool = True
+    """The embeddings' output is made to require a gradient (needed by checkpointing of a frozen base)."""
+    accumulation: bool = False
+    """Gradients of earlier micro batches are present when a later one runs."""
+    # the optimizer
+    optimizer: Optimizer = "adamw"
+    optimizer_kernel: Literal["fused", "foreach", "loop"] = "fused"
+    paged: bool = False
+    """Optimizer states of 100,000 numbers and more lie in CUDA managed memory, outside torch's allocator."""
+    clip_gradients: bool = True
+    # the process
+    allocator: Literal["native", "expandable"] = "expandable"
+    loading: Literal["host", "device"] = "device"
+    """host: built in host memory, then moved; device: read straight to the GPU behind one warm-up allocation."""
+    empty_cache_after_load: bool = True
+    peak_from: Literal["load", "second step"] = "load"
+    """From where on the program's own measurement looks for its peak."""
+    torch_version: tuple[int, int] = (2, 13)
+
+
+CLOUDTUNE = Behaviour()

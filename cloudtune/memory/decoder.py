@@ -1,0 +1,172 @@
+"""Decoder layers: norms, attention, feed-forward and residuals in the orders that the families have. Sizes only.
+
+The local names of these functions live as long as those of the model files they follow (transformers 5.23), because
+that is how long the tensors live.
+"""
+
+from __future__ import annotations
+
+from cloudtune.memory.attention import Heads, choose, repeat_heads, rotate, sdpa
+from cloudtune.memory.autograd import Value
+from cloudtune.memory.context import Context
+from cloudtune.memory.feed import feed
+from cloudtune.memory.inventory import Layer, no_template
+from cloudtune.memory.lora import apply
+from cloudtune.memory.norms import norm
+from cloudtune.memory.ops import add, multiply, narrow, tanh, view
+from cloudtune.models.shape import AttentionShape
+
+
+def decoder_layer(ctx: Context, layer: Layer, value: Value) -> Value:
+    """One layer; which residual form by the norms that it has."""
+    if ctx.shape.parallel:
+        return _parallel(ctx, layer, value)
+    if layer.norm("pre_feedforward_layernorm") is not None:
+        return _four_norms(ctx, layer, value)
+    if layer.norm("input_layernorm") is None:
+        return _norms_after(ctx, layer, value)
+    return _norms_before(ctx, layer, value)
+
+
+def _named(ctx: Context, layer: Layer, name: str, value: Value) -> Value:
+    weights = layer.norm(name)
+    if weights is None:
+        raise no_template(f"{ctx.shape.model_type} (no {name})")
+    return norm(ctx, weights, value, ctx.shape.hidden_size)
+
+
+def _norms_before(ctx: Context, layer: Layer, value: Value) -> Value:
+    residual = value
+    value = _named(ctx, layer, "input_layernorm", value)
+    value = attention(ctx, layer, value)
+    value = add(ctx.run, residual, value, "residual stream")
+    residual = value
+    value = _named(ctx, layer, "post_attention_layernorm", value)
+    value = feed(ctx, layer, value)
+    return add(ctx.run, residual, value, "residual stream")
+
+
+def _four_norms(ctx: Context, layer: Layer, value: Value) -> Value:
+    residual = value
+    value = _named(ctx, layer, "input_layernorm", value)
+    value = attention(ctx, layer, value)
+    value = _named(ctx, layer, "post_attention_layernorm", value)
+    value = add(ctx.run, residual, value, "residual stream")
+    residual = value
+    value = _named(ctx, layer, "pre_feedforward_layernorm", value)
+    value = feed(ctx, layer, value)
+    value = _named(ctx, layer, "post_feedforward_layernorm", value)
+    return add(ctx.run, residual, value, "residual stream")
+
+
+def _norms_after(ctx: Context, layer: Layer, value: Value) -> Value:
+    residual = value
+    value = attention(ctx, layer, value)
+    value = _named(ctx, layer, "post_attention_layernorm", value)
+    value = add(ctx.run, residual, value, "residual stream")
+    residual = value
+    value = feed(ctx, layer, value)
+    value = _named(ctx, layer, "post_feedforward_layernorm", value)
+    return add(ctx.run, residual, value, "residual stream")
+
+
+def _parallel(ctx: Context, layer: Layer, value: Value) -> Value:
+    """Attention and MLP read the same norm (or one each) and are added together."""
+    residual = value
+    first = layer.norm("input_layernorm", "ln_attn")
+    second = layer.norm("ln_mlp")
+    if first is None:
+        raise no_template(ctx.shape.model_type)
+    normed = norm(ctx, first, value, ctx.shape.hidden_size)
+    other = norm(ctx, second, value, ctx.shape.hidden_size) if second is not None else normed
+    mixed = attention(ctx, layer, normed)
+    fed = feed(ctx, layer, other)
+    return add(ctx.run, add(ctx.run, mixed, fed, "attention + MLP"), residual, "residual stream")
+
+
+def attention(ctx: Context, layer: Layer, value: Value) -> Value:
+    """The sequence mixer of a decoder layer."""
+    shape = layer.block.attention
+    if shape is None or shape.kind != "softmax":
+        from cloudtune.memory.mixers import linear_attention, latent_attention
+
+        if shape is None:
+            raise no_template(ctx.shape.model_type)
+        return latent_attention(ctx, layer, shape, value) if shape.kind == "mla" else linear_attention(ctx, layer, shape, value)
+    return _softmax_attention(ctx, layer, shape, value)
+
+
+def _softmax_attention(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> Value:
+    run = ctx.run
+    query, key, values, gate = _project(ctx, layer, shape, value)
+    if ctx.cos is not None and ctx.sin is not None:
+        query, key = rotate(run, query, ctx.cos, ctx.sin), rotate(run, key, ctx.cos, ctx.sin)
+    heads = heads_of(ctx, shape)
+    mixed = mix(ctx, query, key, values, heads)
+    if gate is not None:
+        mixed = multiply(run, mixed, tanh(run, gate, "gate"), "gated attention")
+    out = layer.one("self_attn.o_proj", "self_attn.dense", "self_attention.dense")
+    mixed = apply(run, out, mixed, ctx.casting)
+    return mixed
+
+
+def _project(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> tuple[Value, Value, Value, Value | None]:
+    """Queries, keys, values and the output gate."""
+    run, casting = ctx.run, ctx.casting
+    tokens = ctx.tokens
+    if shape.fused:
+        both = apply(run, layer.one("self_attn.qkv_proj", "self_attention.query_key_value"), value, casting)
+        query = narrow(run, both, tokens * shape.heads * shape.head_dim)
+        key = narrow(run, both, tokens * shape.kv_heads * shape.head_dim)
+        values = narrow(run, both, tokens * shape.kv_heads * shape.v_head_dim)
+        return query, key, values, None
+    query = view(run, apply(run, layer.one("self_attn.q_proj"), value, casting))
+    gate = None
+    if shape.gated:
+        gate = narrow(run, query, query.count // 2)
+        query = narrow(run, query, query.count // 2)
+    query = _normed(ctx, layer, "self_attn.q_norm", query)
+    key = _normed(ctx, layer, "self_attn.k_norm", view(run, apply(run, layer.one("self_attn.k_proj", "self_attn.q_proj"), value, casting)))
+    values = view(run, apply(run, layer.one("self_attn.v_proj", "self_attn.k_proj", "self_attn.q_proj"), value, casting))
+    return query, key, values, gate
+
+
+def _normed(ctx: Context, layer: Layer, name: str, value: Value) -> Value:
+    weights = layer.norm(name, name.replace("_norm", "_layernorm"))
+    return value if weights is None else norm(ctx, weights, value, weights[0].count)
+
+
+def heads_of(ctx: Context, shape: AttentionShape) -> Heads:
+    """The attention call of this batch."""
+    chance = ctx.shape.attention_dropout if ctx.training else 0.0
+    return Heads(
+        ctx.batch,
+        ctx.length,
+        shape.heads,
+        shape.kv_heads,
+        shape.head_dim,
+        shape.v_head_dim,
+        mask=ctx.mask,
+        dropout=chance,
+        softcap=shape.softcap is not None,
+        causal=ctx.shape.family == "decoder",
+    )
+
+
+def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> Value:
+    """Attention through the interface that transformers picks by name."""
+    behaviour = ctx.behaviour
+    if ctx.capability == (0, 0) and behaviour.attention != "eager":
+        return sdpa(ctx.run, query, key, values, heads, "cpu")
+    if behaviour.attention == "eager" or heads.softcap:
+        return sdpa(ctx.run, query, key, values, heads, "eager")
+    if behaviour.attention == "flash_attention_2":
+        return sdpa(ctx.run, query, key, values, heads, "flash")
+    grouped = heads.keys != heads.queries
+    if grouped and (behaviour.expand_kv or behaviour.padding_mask or heads.width > 256):
+        key, values = repeat_heads(ctx.run, key, heads), repeat_heads(ctx.run, values, heads)
+        grouped = False
+    kernel = behaviour.sdpa_kernel
+    if kernel == "auto":
+        kernel = choose(ctx.capability, query.word, heads, grouped=grouped, masked=behaviour.padding_mask)  # type: ignore[assignment]
+    return sdpa(ctx.run, query, key, values, heads, kernel)  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+"""Loading: how weights and adapters come into device memory, with what they borrow on the way. Sizes only.
+
+Sources: transformers 5.23 modeling_utils.py (caching_allocator_warmup), core_model_loading.py (one tensor at a time when
+quantising); bitsandbytes 0.50 functional.py (quantize_4bit, int8_vectorwise_quant); peft 0.21 utils/other.py
+(prepare_model_for_kbit_training) and tuners/tuners_utils.py (cast_adapter_dtype).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cloudtune.memory.behaviour import Behaviour
+from cloudtune.memory.inventory import Method, Stored, is_quantised, stored, weight_word
+from cloudtune.memory.tape import Storage, Tape
+from cloudtune.models.shape import ModelShape, Tensor
+from cloudtune.recipe.spec import FullMethod, QloraMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of one layer with its stored form."""
+
+    name: str
+    tensor: Tensor
+    form: Stored
+    quantised: bool
+    final_word: int
+
+
+def parameters(shape: ModelShape, method: Method, behaviour: Behaviour) -> Iterator[Parameter]:
+    """Every parameter that has memory of its own, in the model's order."""
+    output = shape.output_embedding
+    forms: dict[int, tuple[Stored, bool, int]] = {}
+    for name, tensor in shape.modules():
+        if tensor.tied_to is not None:
+            continue
+        key = id(tensor)
+        if key not in forms or name == output:
+            quantised = is_quantised(tensor, name, method, output)
+            forms[key] = (stored(tensor, name, method, behaviour, output), quantised, weight_word(tensor, method, behaviour, quantised=quantised))
+        form, quantised, word = forms[key]
+        yield Parameter(name, tensor, form, quantised, word)
+
+
+def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, shards: int = 1) -> list[Storage]:
+    """Bring all weights to the device; the storages that stay. ``shards``: how many devices share them."""
+    tape.kind = "weights"
+    every = list(parameters(shape, method, behaviour))
+    if behaviour.loading == "device" and shards == 1:
+        warm = Storage(tape, sum(parameter.form.bytes for parameter in every), "warm-up")
+        del warm
+    held: list[tuple[Parameter, list[Storage]]] = []
+    for parameter in every:
+        held.append((parameter, _place(tape, parameter, shards)))
+    if behaviour.kbit_upcast and isinstance(method, QloraMethod):
+        _upcast(tape, held, behaviour)
+        tape.command("empty_cache")
+    elif behaviour.empty_cache_after_load:
+        tape.command("empty_cache")
+    return [storage for _, storages in held for storage in storages]
+
+
+def _place(tape: Tape, parameter: Parameter, shards: int) -> list[Storage]:
+    """One parameter; a quantised one is made on the device from its 16-bit tensor."""
+    form = parameter.form
+    if shards > 1:
+        return [Storage(tape, -(-size // shards), f"{what} of {parameter.name}") for what, size in form.pieces]
+    source = Storage(tape, form.source_bytes, "16-bit tensor while quantising") if form.source_bytes else None
+    pieces = []
+    raw = None
+    for what, size in form.pieces:
+        if what == "8-bit scales":
+            raw = Storage(tape, size * 4, "scales before they are quantised")
+        pieces.append(Storage(tape, size, f"{what} of {parameter.name}"))
+    del source, raw
+    return pieces
+
+
+def _upcast(tape: Tape, held: list[tuple[Parameter, list[Storage]]], behaviour: Behaviour) -> None:
+    """Every 16-bit parameter that is not packed becomes fp32, one after the other."""
+    if behaviour.compute_word == 4:
+        return
+    for parameter, storages in held:
+        if not parameter.quantised:
+            wide = Storage(tape, parameter.tensor.numel * 4, f"fp32 {parameter.name}")
+            storages[0] = wide
+
+
+def adapters(tape: Tape, sizes: list[tuple[str, int]], behaviour: Behaviour, method: Method) -> list[Storage]:
+    """The adapters' matrices as (name, numbers); on a 16-bit base they start in 16 bit and are widened at the end."""
+    tape.kind = "adapters"
+    word = behaviour.adapter_word
+    narrow_first = word == 4 and behaviour.compute_word == 2 and not isinstance(method, (QloraMethod, FullMethod))
+    storages = [Storage(tape, count * (2 if narrow_first else word), name) for name, count in sizes]
+    if narrow_first:
+        for index, (name, count) in enumerate(sizes):
+            storages[index] = Storage(tape, count * word, name)
+    return storages

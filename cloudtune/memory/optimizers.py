@@ -1,0 +1,93 @@
+"""Optimizer states and what a step borrows, per kind of optimizer. Sizes only.
+
+Sources: torch optim/adamw.py, sgd.py (fused, foreach, loop); bitsandbytes 0.50 optim/optimizer.py (8-bit states from
+4,096 numbers on, scales per 256, paged from 100,000); transformers 5.23 optimization.py (Adafactor).
+"""
+
+from __future__ import annotations
+
+from cloudtune.memory.autograd import Leaf
+from cloudtune.memory.behaviour import Behaviour
+from cloudtune.memory.tape import Storage, Tape
+
+STATES = {"adamw": 2, "adamw_32bit": 2, "adamw_8bit": 2, "lion_8bit": 1, "sgd": 0, "sgd_momentum": 1}
+SMALLEST_8BIT = 4096
+SCALE_BLOCK = 256
+SMALLEST_PAGED = 100_000
+
+
+class Optimizer:
+    """States of all trained parameters; made in the first step."""
+
+    __slots__ = ("behaviour", "leaves", "shards", "states", "tape")
+
+    def __init__(self, tape: Tape, leaves: list[tuple[Leaf, int]], behaviour: Behaviour, shards: int = 1) -> None:
+        self.tape = tape
+        self.leaves = leaves
+        self.behaviour = behaviour
+        self.shards = shards
+        self.states: list[Storage] = []
+
+    def step(self) -> None:
+        """Clip, make missing states, update."""
+        kind, self.tape.kind = self.tape.kind, "optimizer states"
+        if self.behaviour.clip_gradients:
+            norms = [Storage(self.tape, 4, "gradient norm") for _, copies in self.leaves for _ in range(copies)]
+            del norms
+        first = not self.states
+        for leaf, copies in self.leaves:
+            for _ in range(copies if first else 0):
+                self.states.extend(self._states_of(-(-leaf.count // self.shards), leaf))
+        self._borrow()
+        self.tape.kind = kind
+
+    def _states_of(self, count: int, leaf: Leaf) -> list[Storage]:
+        behaviour, tape = self.behaviour, self.tape
+        kind = behaviour.optimizer
+        if kind == "adafactor":
+            return [Storage(tape, size, f"second moment of {leaf.name}") for size in _factored(count)]
+        number = STATES[kind]
+        if kind in {"adamw_8bit", "lion_8bit"} and count >= SMALLEST_8BIT:
+            sizes = [count] * number
+            scales = [4 * -(-count // SCALE_BLOCK)] * number
+        elif kind in {"adamw_8bit", "lion_8bit", "adamw_32bit"}:
+            sizes, scales = [4 * count] * number, []
+        else:
+            sizes, scales = [leaf.word * count] * number, []
+        if behaviour.paged and count >= SMALLEST_PAGED:
+            sizes = []
+        made = [Storage(tape, size, f"moment of {leaf.name}") for size in (*sizes, *scales)]
+        if kind == "adamw" and behaviour.optimizer_kernel == "fused":
+            made.append(Storage(tape, 4, "step counter"))
+        return made
+
+    def _borrow(self) -> None:
+        """What the update itself needs: foreach one more copy of everything, the loop one tensor at a time, fused nothing."""
+        behaviour, tape = self.behaviour, self.tape
+        if behaviour.optimizer == "adafactor":
+            largest = max(leaf.count for leaf, _ in self.leaves) // self.shards
+            temporaries = [Storage(tape, 4 * largest, "update") for _ in range(2)]
+            del temporaries
+            return
+        if behaviour.optimizer not in {"adamw", "sgd", "sgd_momentum"} or behaviour.optimizer_kernel == "fused":
+            return
+        if behaviour.optimizer_kernel == "foreach":
+            if behaviour.optimizer != "adamw":
+                return
+            roots = [
+                Storage(tape, leaf.word * -(-leaf.count // self.shards), "root of second moment")
+                for leaf, copies in self.leaves
+                for _ in range(copies)
+            ]
+            del roots
+            return
+        for leaf, copies in self.leaves:
+            for _ in range(copies):
+                root = Storage(tape, leaf.word * -(-leaf.count // self.shards), "root of second moment")
+                del root
+
+
+def _factored(count: int) -> tuple[int, ...]:
+    """Rows and columns of a square-ish matrix, fp32: the true shape would change this by far less than the error bar."""
+    side = max(1, int(count**0.5))
+    return (4 * side, 4 * -(-count // side))

@@ -1,0 +1,263 @@
+"""The training program as a tape: load, two steps of forward, loss, backward and optimizer. Sizes only, no torch.
+
+Rows of identical layers are folded while the tape is made and written out again at the end (``memory/folding.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cloudtune.memory import loading
+from cloudtune.memory.autograd import Leaf, Node, Run, Saved, Value
+from cloudtune.memory.behaviour import Behaviour
+from cloudtune.memory.context import Context
+from cloudtune.memory.decoder import decoder_layer
+from cloudtune.memory.folding import LEAST, Fold, Span, unfold
+from cloudtune.memory.inventory import Layer, Method, Trained, build_layer, is_target, weight_word
+from cloudtune.memory.lora import Casting, LinearLayer
+from cloudtune.memory.loss import KIND, full_loss
+from cloudtune.memory.norms import norm
+from cloudtune.memory.ops import Grads, Weight, embedding
+from cloudtune.memory.optimizers import Optimizer
+from cloudtune.memory.tape import Storage, Tape
+from cloudtune.models.shape import Block, ModelShape
+from cloudtune.recipe.spec import FullMethod
+from cloudtune.units import MIB
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything a tape depends on. ``capability`` (0, 0) = CPU. ``shards`` > 1: FSDP over that many devices."""
+
+    shape: ModelShape
+    method: Method
+    behaviour: Behaviour
+    batch: int
+    length: int
+    capability: tuple[int, int] = (8, 0)
+    shards: int = 1
+    fold: bool = True
+    steps: int = 2
+
+
+def merged(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Blocks whose layers allocate alike, put together: a local window changes no size."""
+    groups: dict[object, list[Block]] = {}
+    for block in blocks:
+        attention = replace(block.attention, window=None) if block.attention is not None else None
+        groups.setdefault((block.tensors, attention, block.mlp), []).append(block)
+    return tuple(
+        replace(group[0], layers=tuple(sorted(index for block in group for index in block.layers))) for group in groups.values()
+    )
+
+
+def workspace_bytes(capability: tuple[int, int]) -> int:
+    """cuBLAS workspace per handle: 32 MiB from Hopper on, else 8.125 MiB (aten CUDABlas, CUBLAS_WORKSPACE_CONFIG unset)."""
+    if capability == (0, 0):
+        return 0
+    return 32 * MIB if capability[0] >= 9 else 8 * MIB + 128 * 1024
+
+
+class Program:
+    """One run of a job; ``tape`` is complete after ``play``."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.tape = Tape()
+        self.run = Run(self.tape, workspace_bytes(job.capability))
+        self.trained = Trained()
+        self.resident: list[Storage] = []
+        self.layers: list[Layer] = []
+        self.went: list[Span] = []
+        self.returns: dict[int, tuple[int, int]] = {}
+        self.folds: list[Fold] = []
+        self.ends: dict[str, Weight] = {}
+        self.held: Value | None = None
+
+    def play(self) -> Tape:
+        """Load, then the steps."""
+        job = self.job
+        self.tape.mark("load")
+        self._build()
+        self.resident = loading.load(self.tape, job.shape, job.method, job.behaviour, job.shards)
+        self._load_adapters()
+        optimizer = Optimizer(self.tape, self.trained.leaves, job.behaviour, job.shards)
+        for index in range(job.steps):
+            if index == 1 and job.behaviour.peak_from == "second step":
+                self.tape.command("reset_peak")
+            self._step(optimizer)
+        self.tape.finish()
+        if not self.folds:
+            return self.tape
+        if not all(fold.regular for fold in self.folds):
+            return Program(replace(job, fold=False)).play()
+        return unfold(self.tape, self.folds)
+
+    # ---- building -----------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        job = self.job
+        shape = job.shape
+        full = isinstance(job.method, FullMethod)
+        for tensor in (*shape.stem, *shape.head):
+            word = weight_word(tensor, job.method, job.behaviour, quantised=False)
+            owner = tensor.tied_to or tensor.name
+            if owner in self.ends:
+                self.ends[tensor.name] = self.ends[owner]
+                continue
+            leaf = self.trained.leaf(tensor.name, tensor.numel, word, 1) if full else None
+            self.ends[tensor.name] = Weight(tensor.name, tensor.numel, word, leaf=leaf)
+        for index, block, copies in self._rows():
+            layer = build_layer(block, index, copies, shape, job.method, job.behaviour, self.trained)
+            self.layers.append(layer)
+        for index, layer in enumerate(self.layers):
+            near = self.layers[max(0, index - 2) : index + 2]
+            layer.near_fold = any(other.copies > 1 for other in near)
+
+    def _rows(self) -> list[tuple[int, Block, int]]:
+        """(index, block, layers it stands for) of the layers that run, in order; rows of identical layers are folded."""
+        by_index = {index: block for block in merged(self.job.shape.blocks) for index in block.layers}
+        rows: list[list[tuple[int, Block]]] = []
+        for index in sorted(by_index):
+            if rows and rows[-1][0][1] is by_index[index]:
+                rows[-1].append((index, by_index[index]))
+            else:
+                rows.append([(index, by_index[index])])
+        return [item for row in rows for item in self._folded(row)]
+
+    def _folded(self, row: list[tuple[int, Block]]) -> list[tuple[int, Block, int]]:
+        if not self.job.fold or len(row) < LEAST:
+            return [(index, block, 1) for index, block in row]
+        kept = [*row[:3], *row[-2:]]
+        return [(index, block, len(row) - 4 if place == 2 else 1) for place, (index, block) in enumerate(kept)]
+
+    def _load_adapters(self) -> None:
+        job = self.job
+        if isinstance(job.method, FullMethod):
+            return
+        sizes = [(leaf.name, -(-leaf.count // job.shards)) for leaf, copies in self.trained.leaves for _ in range(copies)]
+        self.resident.extend(loading.adapters(self.tape, sizes, job.behaviour, job.method))
+
+    # ---- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self, optimizer: Optimizer) -> None:
+        job, tape = self.job, self.tape
+        behaviour = job.behaviour
+        tape.kind = "batch"
+        batch = [Storage(tape, 8 * job.batch * job.length, name) for name in ("input ids", "labels")]
+        tape.kind = "activations"
+        tape.mark("forward")
+        loss, logits = self._forward()
+        if behaviour.outputs_held:
+            self.held = logits
+        del logits
+        tape.mark("backward")
+        root = loss.node
+        assert root is not None  # noqa: S101
+        tape.kind = KIND
+        seed = self.run.new(1, 4, "loss gradient")
+        self.run.backward(root, seed)
+        del seed
+        self._note_folds()
+        tape.mark("optimizer")
+        optimizer.step()
+        for leaf, _ in self.trained.leaves:
+            leaf.grad = None
+        if not behaviour.outputs_overlap:
+            self.held = None
+        del loss, root, batch
+
+    def _forward(self) -> tuple[Value, Value]:
+        job, run, behaviour = self.job, self.run, self.job.behaviour
+        shape = job.shape
+        ctx = Context(run, shape, behaviour, self._casting(), job.batch, job.length, job.capability)
+        value = self._stem(ctx)
+        embeddings = value
+        self._positions(ctx, value.word)
+        self.went = []
+        for index, layer in enumerate(self.layers):
+            start = len(self.tape.events), len(self.tape.names)
+            value = self._layer(ctx, layer, self._enter(index, value))
+            self.went.append(Span((start[0], len(self.tape.events)), (start[1], len(self.tape.names))))
+        value = self._last(value)
+        del embeddings
+        self.tape.mark("loss")
+        return self._head(ctx, value)
+
+    def _casting(self) -> Casting:
+        behaviour = self.job.behaviour
+        autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 and self.job.capability != (0, 0) else 0
+        return Casting(autocast, behaviour.compute_word, {})
+
+    def _stem(self, ctx: Context) -> Value:
+        table = next(tensor for tensor in self.job.shape.stem if tensor.kind == "embedding")
+        value = embedding(self.run, ctx.tokens, table.shape[1], self.ends[table.name])
+        behaviour = self.job.behaviour
+        if behaviour.checkpointing and behaviour.input_gradients and value.node is None:
+            value.node = Leaf("embeddings", value.count, value.word)
+        return value
+
+    def _positions(self, ctx: Context, word: int) -> None:
+        """cos and sin of the rotary positions, shared by all layers; the mask of eager attention."""
+        shapes = [block.attention for block in self.job.shape.blocks if block.attention is not None]
+        width = max((shape.rope_dim or shape.head_dim for shape in shapes), default=0)
+        ctx.cos = self.run.new(ctx.length * width, word, "cos")
+        ctx.sin = self.run.new(ctx.length * width, word, "sin")
+        if ctx.behaviour.attention == "eager":
+            ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, word, "attention mask")
+
+    def _layer(self, ctx: Context, layer: Layer, value: Value) -> Value:
+        behaviour = self.job.behaviour
+        if not behaviour.checkpointing:
+            return decoder_layer(ctx, layer, value)
+        return self.run.checkpoint(lambda inputs: decoder_layer(ctx, layer, inputs), value, reentrant=behaviour.reentrant)
+
+    def _head(self, ctx: Context, value: Value) -> tuple[Value, Value]:
+        shape, run = self.job.shape, self.run
+        norms = [tensor for tensor in shape.head if tensor.kind == "norm" and tensor.name.endswith(".weight")]
+        for tensor in norms[:1]:
+            bias = self.ends.get(f"{tensor.module}.bias")
+            value = norm(ctx, (self.ends[tensor.name], bias), value, shape.hidden_size)
+        weight = self.ends[shape.output_embedding]
+        head = LinearLayer("lm_head", shape.vocab_size, shape.hidden_size, weight)
+        return full_loss(ctx, head, value)
+
+    # ---- folding ------------------------------------------------------------------------------------------------------
+
+    def _enter(self, index: int, value: Value) -> Value:
+        """A mark in the graph before layer ``index``: its backward pass is over when this node runs."""
+        if value.node is None or not self.run.grad_enabled or not self.layers[index].near_fold:
+            return value
+        return self.run.link(value.view(), (value.node,), self._leave, (), index)
+
+    def _leave(self, _run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
+        self.returns[node.extra] = (len(self.tape.events), len(self.tape.names))
+        return (grad.view(),)
+
+    def _last(self, value: Value) -> Value:
+        """From here on the backward pass is in the layers, not in the loss."""
+        if value.node is None:
+            return value
+        return self.run.link(value.view(), (value.node,), self._leave_loss)
+
+    def _leave_loss(self, _run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
+        self.tape.kind = "activations"
+        return (grad.view(),)
+
+    def _note_folds(self) -> None:
+        """After a step: where the folded layers and their neighbours lie on the tape."""
+        for index, layer in enumerate(self.layers):
+            if layer.copies == 1:
+                continue
+            fold = Fold(layer.copies - 1)
+            fold.before, fold.forward, fold.following = (self.went[at] for at in (index - 1, index, index + 1))
+            fold.after = self._returned(index + 1)
+            fold.backward = self._returned(index)
+            self.folds.append(fold)
+
+    def _returned(self, index: int) -> Span:
+        """The backward piece of a layer: from the end of its successor's to its own."""
+        (start, first), (stop, last) = self.returns[index + 1], self.returns[index]
+        return Span((start, stop), (first, last))
+
+
+__all__ = ["Job", "Program", "workspace_bytes"]
