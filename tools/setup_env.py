@@ -199,10 +199,12 @@ def size_of(url: str) -> int:
 
 
 def pip(venv: Path, *arguments: str, quiet: bool) -> bool:
-    """Run pip's install; its own words are shown when it fails or when a long download deserves a progress bar."""
+    """Run pip's install. Quiet keeps its words for the case that it fails; a long download gets its progress bar."""
     command = [str(venv / "bin" / "python"), "-m", "pip", "install", *(["--quiet"] if quiet else []), *arguments]
-    if subprocess.run(command, check=False).returncode == 0:
+    ran = subprocess.run(command, check=False, stderr=subprocess.PIPE if quiet else None, text=True)
+    if ran.returncode == 0:
         return True
+    sys.stderr.write(ran.stderr or "")
     say("pip failed; its words are above. Behind a proxy or without a network: set PIP_INDEX_URL or PIP_FIND_LINKS and try again")
     return False
 

@@ -130,7 +130,7 @@ def _widths(page: Page, columns: Sequence[Column], rows: Sequence[Row], indent: 
 def _row_lines(page: Page, columns: Sequence[Column], widths: Sequence[int], row: Row, indent: int) -> list[str]:
     wrapped = [wrap(cell, width) if column.flexible else [cell] for cell, width, column in zip(row.cells, widths, columns, strict=True)]
     lines = []
-    for depth in range(max(len(parts) for parts in wrapped)):
+    for depth in range(max((len(parts) for parts in wrapped), default=0)):
         pieces = []
         for parts, width, column in zip(wrapped, widths, columns, strict=True):
             text = parts[depth] if depth < len(parts) else ""

@@ -1,0 +1,68 @@
+"""What a finished job brought: losses before and after, where the adapter is, time, memory measured beside predicted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloudtune.show.text import Page, pairs
+from cloudtune.units import count, duration, gib, usd
+
+if TYPE_CHECKING:
+    from cloudtune.manifest import Manifest
+
+
+def summary_lines(manifest: Manifest, folder: str, page: Page, *, spent_usd: float | None = None) -> list[str]:
+    """The summary of a collected job; ``folder`` is where its files are now."""
+    head = page.paint(manifest.launch_id, "bold")
+    outcome = page.paint("done", "green") if manifest.outcome == "complete" else page.paint(manifest.outcome, "yellow")
+    entries = [
+        ("eval loss", loss_words(manifest)),
+        ("result", f"{folder}/{result_folder(manifest)}"),
+        ("training", training_words(manifest)),
+        ("peak memory", memory_words(manifest)),
+        ("cost", usd(spent_usd) if spent_usd else ""),
+        ("next", next_words(manifest, folder)),
+    ]
+    return [f"{head}  {outcome} in {duration(manifest.seconds)}", *pairs(page, entries)]
+
+
+def loss_words(manifest: Manifest) -> str:
+    """Evaluation loss before and after, and the change; the training loss where nothing was held out."""
+    before, after = manifest.eval_loss_before, manifest.eval_loss_after
+    if before is None or after is None:
+        return f"not measured; training loss {manifest.train_loss:.4f}" if manifest.train_loss is not None else ""
+    change = f" ({(after - before) / before:+.1%})" if before else ""
+    return f"{before:.4f} before, {after:.4f} after{change}, on {manifest.eval_rows:,} rows held out"
+
+
+def result_folder(manifest: Manifest) -> str:
+    """The folder with the trained weights: merged, adapter or full, whichever the manifest names."""
+    folders = {artifact.path.partition("/")[0] for artifact in manifest.artifacts}
+    return next((name for name in ("adapter", "full", "merged") if name in folders), "")
+
+
+def training_words(manifest: Manifest) -> str:
+    """Steps, rows, tokens and speed."""
+    speed = f", {manifest.tokens / manifest.train_seconds:,.0f} tokens/s" if manifest.train_seconds else ""
+    return f"{manifest.steps:,} steps over {manifest.train_rows:,} rows, {count(manifest.tokens)} tokens{speed}"
+
+
+def memory_words(manifest: Manifest) -> str:
+    """Measured peak beside the predicted one; on CUDA what the device showed, on the CPU the resident set."""
+    peak = manifest.peak_memory
+    measured = (peak.device_bytes or peak.reserved_bytes) if peak.device == "cuda" else peak.host_rss_bytes
+    if measured is None:
+        return ""
+    if not manifest.predicted_peak_bytes:
+        return f"{gib(measured)} measured"
+    error = (manifest.predicted_peak_bytes - measured) / measured
+    return f"{gib(measured)} measured, {gib(manifest.predicted_peak_bytes)} predicted ({error:+.0%})"
+
+
+def next_words(manifest: Manifest, folder: str) -> str:
+    """The next thing to do with the result."""
+    if manifest.outcome != "complete":
+        return f"go on from the checkpoint: cloudtune launch RECIPE --id {manifest.launch_id}"
+    if result_folder(manifest) == "adapter":
+        return f'peft: PeftModel.from_pretrained(base, "{folder}/adapter")'
+    return f'transformers: AutoModelForCausalLM.from_pretrained("{folder}/{result_folder(manifest)}")'
