@@ -86,7 +86,7 @@ def stepped(fields: Fields) -> tuple[bool, ...]:
 
 def after_first(fields: Fields) -> tuple[bool, ...]:
     """Experts from layer ``first_k_dense_replace`` on (DeepSeek)."""
-    first = fields.integer("first_k_dense_replace", least=0)
+    first = fields.maybe_integer("first_k_dense_replace", least=0) or 0
     return tuple(index >= first for index in range(layer_count(fields)))
 
 
