@@ -1,0 +1,89 @@
+"""Vertex AI keeps nothing of a machine: checkpoints, metrics and results are copied to the mounted bucket as they appear.
+
+The mount is no real file system (no atomic rename), so a checkpoint is written on the local disk first and copied with
+its completion marker last; only marked ones are copied back at a restart. Files that vanish here vanish there too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cloudtune_entry.ground import Ground, bucket_path
+from cloudtune_entry.outcome import say
+
+EVERY_SECONDS = 20.0
+LAST = ("COMPLETE", "manifest.json")  # the markers: whoever sees one may trust everything beside it
+
+
+@dataclass
+class Mirror:
+    """Pairs of (local folder, mounted folder). Without pairs it does nothing: other platforms synchronise by themselves."""
+
+    pairs: tuple[tuple[Path, Path], ...] = ()
+    checkpoints: tuple[Path, Path] | None = None
+    _known: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    _next: float = 0.0
+
+    def restore(self) -> int:
+        """Copy marked checkpoints back from the bucket; returns how many."""
+        if self.checkpoints is None or not self.checkpoints[1].is_dir():
+            return 0
+        local, remote = self.checkpoints
+        marked = [folder for folder in sorted(remote.iterdir()) if folder.is_dir() and is_complete(folder)]
+        for folder in marked:
+            shutil.copytree(folder, local / folder.name, dirs_exist_ok=True)
+        return len(marked)
+
+    def tick(self) -> None:
+        """Copy what is new, every ``EVERY_SECONDS``."""
+        if self.pairs and time.monotonic() >= self._next:
+            self.copy()
+            self._next = time.monotonic() + EVERY_SECONDS
+
+    def copy(self) -> None:
+        """Copy what is new now. A mount that refuses is said and tried again later: the training goes on."""
+        for local, remote in self.pairs:
+            only_complete = self.checkpoints is not None and local == self.checkpoints[0]
+            try:
+                self._copy_tree(local, remote, only_complete=only_complete)
+            except OSError as error:
+                say(f"copying {local} to {remote} failed ({error.strerror}); trying again later")
+
+    def _copy_tree(self, local: Path, remote: Path, *, only_complete: bool) -> None:
+        tops = [path for path in sorted(local.iterdir()) if not only_complete or (path.is_dir() and is_complete(path))]
+        files = [file for top in tops for file in ([top] if top.is_file() else top.rglob("*")) if file.is_file()]
+        for file in sorted(files, key=lambda path: (path.name in LAST, str(path))):
+            facts = file.stat()
+            if self._known.get(file) != (facts.st_size, facts.st_mtime_ns):
+                place = remote / file.relative_to(local)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
+                self._known[file] = (facts.st_size, facts.st_mtime_ns)
+        self._prune(local, remote)
+
+    def _prune(self, local: Path, remote: Path) -> None:
+        for file in [known for known in self._known if known.is_relative_to(local) and not known.exists()]:
+            (remote / file.relative_to(local)).unlink(missing_ok=True)
+            del self._known[file]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint folder bears its completion marker."""
+    return any((folder / name).exists() for name in LAST)
+
+
+def make_mirror(ground: Ground, environ: Mapping[str, str]) -> Mirror:
+    """The pairs for Vertex AI: model and checkpoints as its variables say, output beside the model."""
+    target = environ.get("AIP_MODEL_DIR")
+    if ground.kind != "vertex" or not target:
+        return Mirror()
+    model = bucket_path(target)
+    kept = environ.get("AIP_CHECKPOINT_DIR")
+    checkpoints = (ground.root / "checkpoints", bucket_path(kept) if kept else model.parent / "checkpoints")
+    # The model last: its manifest tells the launcher that everything else has arrived.
+    pairs = (checkpoints, (ground.output, model.parent / "output"), (ground.root / "model", model))
+    return Mirror(pairs=pairs, checkpoints=checkpoints)
