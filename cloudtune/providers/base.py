@@ -95,6 +95,18 @@ class Fence(Protocol):
     def fence(self, launch_id: LaunchId) -> JobRef | None: ...
 
 
+class Killer(Protocol):
+    """Stops a job with a grace of the caller's choice: seconds between the request to end and the end by force."""
+
+    def stop_within(self, ref: JobRef, grace_seconds: float | None) -> None: ...
+
+
+class Inventory(Protocol):
+    """Every job of ours that the place knows, also those that the ledger has lost."""
+
+    def inventory(self) -> Sequence[JobRef]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A provider wired up: the request builder (pure), the job service and what else it can do."""
@@ -106,3 +118,5 @@ class Place:
     logs: LogSource | None = None
     preflight: Preflight | None = None
     fence: Fence | None = None
+    killer: Killer | None = None
+    inventory: Inventory | None = None
