@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -94,16 +94,15 @@ def _detached(view: JobView, as_json: bool) -> None:
 def _follow(view: JobView, session: Session, as_json: bool) -> None:
     from cloudtune.cli.output import chatter, json_result, result
     from cloudtune.cli.watch import demand_success, watch
-    from cloudtune.show.report import summary_lines
+    from cloudtune.show.report import collected_lines
     from cloudtune.show.text import stdout_page
     from cloudtune.verbs.collect import collect
+    from cloudtune.verbs.jobs import status
 
     chatter(f"{view.id} is on its way; Ctrl-C leaves it running")
-    ended = watch(view.id, session=session, quiet=as_json)
-    demand_success(ended)
+    demand_success(watch(view.id, session=session, quiet=as_json))
     collected = collect(view.id, session=session)
     if as_json:
-        body: dict[str, Any] = {"job": collected.view, "collected": collected}
-        json_result(body)
+        json_result({"job": status(view.id, session), "collected": collected})
         return
-    result(["", *summary_lines(collected, stdout_page())])
+    result(["", *collected_lines(collected, stdout_page())])

@@ -12,7 +12,7 @@ from cloudtune.cli.options import JobName, Json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cloudtune.providers.base import LogPage
+    from cloudtune.providers.base import LogLine, LogPage
 
 
 def logs(
@@ -38,7 +38,8 @@ def logs(
 def _collected(job: str, pages: Iterator[LogPage], cursor: str | None) -> None:
     from cloudtune.cli.output import json_result
 
-    lines, done = [], False
+    lines: list[LogLine] = []
+    done = False
     for page in pages:
         lines += page.lines
         cursor, done = page.cursor, page.done

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cloudtune.show.text import Column, Page, Row, Style, pairs, plain, table
-from cloudtune.units import duration
+from cloudtune.units import duration, usd
 
 if TYPE_CHECKING:
     from cloudtune.job import JobView
+    from cloudtune.verbs.cost import Costs
     from cloudtune.verbs.reconcile import Reconciled
 
 STATE_STYLES: dict[str, Style] = {
@@ -100,3 +101,18 @@ def reconciled_lines(settled: Reconciled, page: Page) -> list[str]:
     )
     rows = [Row([launch_id, text]) for ids, text in words for launch_id in ids]
     return table(page, [Column(""), Column("", flexible=True)], rows, indent=0) if rows else ["nothing was left open"]
+
+
+def cost_lines(costs: Costs, page: Page) -> list[str]:
+    """``cost``: a row each, and the sum."""
+    columns = [Column(costs.by), Column("jobs", "right"), Column("hours", "right"), Column("cost", "right")]
+    if not costs.rows:
+        return ["no jobs yet"]
+    rows = [
+        Row(
+            [row.name, str(row.jobs), f"{row.hours:.2f}", "unknown" if row.usd is None else usd(row.usd)],
+            "bold" if row is costs.total else None,
+        )
+        for row in (*costs.rows, *((costs.total,) if len(costs.rows) > 1 else ()))
+    ]
+    return table(page, columns, rows, indent=0)

@@ -9,6 +9,17 @@ from cloudtune.units import count, duration, gib, usd
 
 if TYPE_CHECKING:
     from cloudtune.manifest import Manifest
+    from cloudtune.verbs.collect import Collected
+
+
+def collected_lines(collected: Collected, page: Page) -> list[str]:
+    """What ``collect`` brought, and the job's own account where it left one."""
+    folder = str(collected.folder)
+    came = f"{len(collected.files)} files in {folder} ({gib(collected.fetched_bytes)} fetched now)"
+    if collected.manifest is not None:
+        return [came, *summary_lines(collected.manifest, folder, page)]
+    left = f"; {len(collected.left_there)} checkpoint files stay at the provider" if collected.left_there else ""
+    return [came, f"the job left no manifest: this is its log and what else there was{left}"]
 
 
 def summary_lines(manifest: Manifest, folder: str, page: Page, *, spent_usd: float | None = None) -> list[str]:

@@ -1,0 +1,142 @@
+"""The verb ``doctor``: looks at this installation and says what is missing for what. Changes nothing, calls no cloud.
+
+A ``problem`` keeps cloudtune from working, a ``note`` only from working in one way (no training stack: no local
+jobs). Packages are looked up without being imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import cloudtune
+from cloudtune.errors import CloudtuneError
+from cloudtune.resources import resource_dir
+from cloudtune.units import gib
+
+if TYPE_CHECKING:
+    from cloudtune.session import Session
+    from cloudtune.settings import Setting
+
+LOW_DISK_BYTES = 5 * 2**30
+TRAINING_STACK = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+ENGINES = ("docker", "podman")
+NEEDED_SETTINGS = {"aws": ("aws_role", "aws_bucket", "aws_region"), "gcp": ("gcp_project", "gcp_bucket", "gcp_region")}
+CLOUD_PACKAGES = {"aws": ("boto3",), "gcp": ("google-cloud-aiplatform", "google-cloud-storage")}
+
+Verdict = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what was found, and for a note or problem what to do."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All checks, and every setting with its origin."""
+
+    checks: tuple[Check, ...]
+    settings: tuple[Setting, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """No check is a problem."""
+        return all(check.verdict != "problem" for check in self.checks)
+
+
+def doctor(session: Session, *, provider: str | None = None) -> Diagnosis:
+    """Look at this machine and, with ``provider``, at what that provider needs besides."""
+    checks = [*_program(), *_places(session), *_machine()]
+    checks += [] if provider in (None, "local") else _cloud(str(provider), session)
+    return Diagnosis(tuple(checks), session.settings.listed())
+
+
+def _program() -> Iterator[Check]:
+    yield Check("cloudtune", "ok", f"{cloudtune.__version__} in {Path(cloudtune.__file__).parent}")
+    yield Check("python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.platform(terse=True)}")
+    try:
+        folders = [resource_dir("containers"), resource_dir("recipes")]
+    except CloudtuneError as error:
+        yield Check("own files", "problem", error.what, error.hint)
+    else:
+        yield Check("own files", "ok", f"containers and recipes in {folders[0].parent}")
+
+
+def _places(session: Session) -> Iterator[Check]:
+    home = session.settings.home
+    above = _existing(home)
+    if not os.access(above, os.W_OK | os.X_OK):
+        yield Check("home", "problem", f"{above} cannot be written to", "set CLOUDTUNE_HOME to a folder that you can write to")
+    else:
+        yield Check("home", "ok", f"{home}{'' if home.exists() else ' (made when first needed)'}")
+        yield _ledger(session)
+    for name, folder in (("disk of home", home), ("disk here", Path.cwd())):
+        free = shutil.disk_usage(_existing(folder)).free
+        low = free < LOW_DISK_BYTES
+        hint = "training and collecting need room; free some, or use another folder" if low else ""
+        yield Check(name, "note" if low else "ok", f"{gib(free)} free", hint)
+
+
+def _ledger(session: Session) -> Check:
+    if not session.settings.home.exists():
+        return Check("ledger", "ok", "none yet")
+    try:
+        jobs = len(session.ledger.views())
+    except CloudtuneError as error:
+        return Check("ledger", "problem", error.what, error.hint)
+    return Check("ledger", "ok", f"{jobs} job{'' if jobs == 1 else 's'} in {session.ledger.path}")
+
+
+def _machine() -> Iterator[Check]:
+    from cloudtune.providers.local.machine import this_machine
+
+    machine = this_machine()
+    gpus = ", ".join(f"{gpu.name} with {gib(gpu.memory_bytes)}" for gpu in machine.gpus) or "no GPU"
+    yield Check("machine", "ok", f"{machine.cores} cores, {gib(machine.memory_bytes)} of memory, {gpus}")
+    yield _packages("training stack", TRAINING_STACK, "jobs on this machine need it: pip install 'cloudtune[train]'")
+    engines = [name for name in ENGINES if shutil.which(name)]
+    hint = "" if engines else "only building images needs one; jobs on this machine run without"
+    yield Check("container engine", "ok" if engines else "note", ", ".join(engines) or "none found", hint)
+
+
+def _packages(name: str, packages: Sequence[str], hint: str) -> Check:
+    found, missing = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        return Check(name, "note", f"missing: {', '.join(missing)}", hint)
+    return Check(name, "ok", ", ".join(found))
+
+
+def _cloud(provider: str, session: Session) -> Iterator[Check]:
+    try:
+        session.place(provider)
+    except CloudtuneError as error:
+        yield Check(provider, "problem", error.what, error.hint)
+    else:
+        yield Check(provider, "ok", "can be used")
+    yield _packages(f"{provider} packages", CLOUD_PACKAGES[provider], f"pip install 'cloudtune[{provider}]'")
+    unset = [name for name in NEEDED_SETTINGS[provider] if getattr(session.settings, name) is None]
+    hint = f"set them in cloudtune.toml or as {', '.join(f'CLOUDTUNE_{name.upper()}' for name in unset)}" if unset else ""
+    yield Check(f"{provider} settings", "note" if unset else "ok", f"not set: {', '.join(unset)}" if unset else "all set", hint)
+
+
+def _existing(folder: Path) -> Path:
+    """``folder`` or the nearest folder above it that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
