@@ -7,10 +7,8 @@ No secret is a setting: logins belong to the clouds' own tools.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +191,8 @@ def _from_file(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     text = _text_of(path)
     if text is None:
         return
+    import tomllib
+
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -257,6 +257,8 @@ def _line_of(text: str, table: str, key: str) -> int:
 
 
 def _hint(key: str, known: list[str]) -> str:
+    import difflib
+
     plain = key.lower().replace("-", "_")
     ours = _FOREIGN.get(plain)
     close = [ours] if ours in known else difflib.get_close_matches(plain, known, 1, 0.6)

@@ -141,7 +141,8 @@ class DataSource(Frozen):
     path: Annotated[Text, Says("a file, an s3:// or gs:// URI, or a hub data set id")]
     """Local file (.jsonl, .json, .csv, .parquet, .txt), s3:// or gs:// URI, or a hub data set id."""
     format: RowFormat = "chat"
-    """chat: messages; instruction: instruction, input, output; completion: prompt, completion; text: text."""
+    """chat: messages; instruction: instruction, input, output; completion: prompt, completion; text: text;
+    preference: prompt, chosen, rejected."""
     split: Text = "train"
     """Split of a hub data set."""
     columns: Annotated[dict[Text, Text], Says("a mapping of our field names to the file's columns")] = {}
