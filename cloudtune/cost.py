@@ -36,5 +36,4 @@ def interruption_weighted_usd(usd: float, hours: float, *, interruptions_per_hou
     """
     if hours <= 0:
         return usd
-    expected_extra = interruptions_per_hour * hours * min(lost_hours_each, hours)
-    return round(usd * (1 + expected_extra / hours), 4)
+    return round(usd * (1 + interruptions_per_hour * lost_hours_each), 4)

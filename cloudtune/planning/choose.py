@@ -1,43 +1,46 @@
-"""Offers → candidates and rejections → the choice. Pure: the same input gives the same plan, byte for byte."""
+"""Offers → options and rejections, best first. Pure: the same input gives the same answer, byte for byte.
+
+All ways of all offers are walked from the best price (or time) upwards, so the first way whose memory fits is the
+choice, and nothing dearer had to be reckoned to know it. The walk goes on for the runners-up with a bounded number
+of memory replays; after that a runner-up gets its best layout that is certain to fit.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from cloudtune import cost
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
-from cloudtune.memory.reckon import estimate_memory
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
-from cloudtune.planning import duration
-from cloudtune.planning.layout import Fit, best_fit
+from cloudtune.planning.calibrate import Calibration
+from cloudtune.planning.limits import beyond_limits, unfit_by_nature
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
-from cloudtune.planning.resolve import Amount, amount_of_work, before_layout
-from cloudtune.recipe.locations import is_builtin
+from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of
+from cloudtune.planning.resolve import before_layout
+from cloudtune.planning.ways import Timing, Way, family_of
+from cloudtune.planning.work import Amount
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
-from cloudtune.units import duration as spell
-from cloudtune.units import gib, usd
+from cloudtune.units import gib
 
-# A machine bought as spot is taken away about once in this many hours: a class value; neither cloud promises one.
-SPOT_HOURS_BETWEEN_INTERRUPTIONS = 8.0
-RESTART_HOURS = 0.2
-SLOWEST_USEFUL_HOURS = 24.0  # a CPU run above this is only chosen when the recipe or the command names `local`
+REPLAYS = 15  # for the runners-up: each takes some ten milliseconds
+MORE_NODES = (2, 4, 8)
+WHOLE_MACHINE_GPUS = 8  # only whole machines are joined: smaller ones have neither the network nor a price advantage
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One offer that will do, with everything that was reckoned for it. ``seconds`` includes start-up."""
+    """One offer that will do, and the best way on it that fits."""
 
     offer: Offer
-    layout: Layout
-    memory: Estimate
-    training: duration.Seconds
-    seconds: duration.Seconds
-    usd: float
-    risk_usd: float
+    way: Way
+
+    @property
+    def layout(self) -> Layout:
+        return self.way.layout
 
     def candidate(self) -> Candidate:
         return Candidate(
@@ -45,10 +48,10 @@ class Option:
             region=self.offer.region,
             instance=self.offer.instance,
             purchase=self.offer.purchase,
-            hours=self.seconds.expected / 3600,
-            usd=self.usd,
-            risk_usd=self.risk_usd,
-            layout=self.layout,
+            hours=self.way.hours,
+            usd=self.way.usd,
+            risk_usd=self.way.risk_usd,
+            layout=self.way.layout,
         )
 
 
@@ -59,147 +62,177 @@ class Weighing:
     options: tuple[Option, ...]
     rejected: tuple[Rejected, ...]
     amount: Amount
-    leanest: Fit | None = None
+    timing: Timing
+    reckoner: Reckoner
+    leanest: Attempt | None = None
+
+    def memory(self, option: Option) -> Estimate:
+        """The full reckoning of an option."""
+        return self.reckoner.estimate(device_of(option.offer), option.layout)
 
 
 @dataclass(slots=True)
-class _Bench:
-    """What weighing one offer needs, and the memory estimates already made (shared by GPU and layout)."""
+class _Contest:
+    """One offer on its way through the queue: the ways still to be looked at."""
 
-    recipe: Recipe
-    shape: ModelShape
-    amount: Amount
-    named_provider: bool
-    known: dict[tuple[Device, Layout], Estimate] = field(default_factory=dict)
+    offer: Offer
+    device: Device
+    more_nodes: list[int]
+    ways: list[Way] = field(default_factory=list)
+    unsure: list[Way] = field(default_factory=list)
+    tried: list[Layout] = field(default_factory=list)
+    _smallest: dict[Layout, Layout] = field(default_factory=dict)
 
-    def memory(self, device: Device, layout: Layout) -> Estimate:
-        key = (device, layout)
-        if key not in self.known:
-            self.known[key] = estimate_memory(self.recipe, self.shape, layout, device)
-        return self.known[key]
+    def add(self, ways: Sequence[Way]) -> None:
+        """Queue ``ways`` and note the smallest micro batch of each family."""
+        self.ways = list(ways)
+        for layout in (way.layout for way in ways):
+            family = family_of(layout)
+            known = self._smallest.get(family, layout)
+            self._smallest[family] = min(known, layout, key=lambda item: item.micro_batch_size)
+
+    def smallest(self, layout: Layout) -> Layout:
+        """``layout`` with the smallest micro batch that was queued."""
+        return self._smallest[family_of(layout)]
 
 
-def weigh(recipe: Recipe, shape: ModelShape, stats: DataStats, offers: Iterable[Offer], *, named_provider: bool) -> Weighing:
-    """Weigh every offer. ``named_provider``: somebody asked for this provider, so a slow CPU is no reason to refuse."""
-    ready = before_layout(recipe, shape)
-    bench = _Bench(ready, shape, amount_of_work(recipe, stats), named_provider)
-    options: list[Option] = []
-    rejected: list[Rejected] = []
-    leanest: Fit | None = None
-    for offer in offers:
-        outcome, fit = _weigh_one(bench, offer)
-        if isinstance(outcome, Option):
-            options.append(outcome)
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to weigh. ``named_provider``: somebody asked for this provider, so a slow CPU is no reason to refuse.
+
+    ``first_only``: stop as soon as the best offer is known. ``calibration``: what the user's own runs say about speed.
+    """
+
+    named_provider: bool = False
+    first_only: bool = False
+    calibration: Calibration = field(default_factory=Calibration)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """The state of one weighing."""
+
+    timing: Timing
+    reckoner: Reckoner
+    manner: Manner
+    queue: list[tuple[tuple[float, float], int, int, _Contest]] = field(default_factory=list)
+    options: list[Option] = field(default_factory=list)
+    rejected: dict[int, Rejected] = field(default_factory=dict)
+    spent_before_choice: int | None = None
+
+    @property
+    def may_replay(self) -> bool:
+        """Freely until the choice is known, then only ``REPLAYS`` more."""
+        return self.spent_before_choice is None or self.reckoner.replays - self.spent_before_choice < REPLAYS
+
+    def enter(self, index: int, offer: Offer) -> None:
+        """Put an offer into the queue, or reject it for a reason that needs no memory reckoning."""
+        if (reason := unfit_by_nature(self.timing.recipe, offer)) is not None:
+            self.rejected[index] = rejected(offer, reason)
+            return
+        named = self.timing.recipe.compute.nodes
+        nodes = 1 if named == "auto" else named
+        allowed = self._allowed(offer, nodes)
+        if isinstance(allowed, str):
+            self.rejected[index] = rejected(offer, allowed)
+            return
+        more = list(MORE_NODES) if named == "auto" and offer.gpu_count >= WHOLE_MACHINE_GPUS else []
+        contest = _Contest(offer, device_of(offer), more)
+        contest.add(allowed)
+        self._push(index, contest)
+
+    def _allowed(self, offer: Offer, nodes: int) -> list[Way] | str:
+        """The ways within budget, hours and patience, or the reason why none is."""
+        ways = self.timing.ways(offer, nodes)
+        if isinstance(ways, str):
+            return ways
+        allowed = [(way, beyond_limits(self.timing, offer, way, named_provider=self.manner.named_provider)) for way in ways]
+        within = [way for way, reason in allowed if reason is None]
+        return within or str(allowed[0][1])
+
+    def _push(self, index: int, contest: _Contest) -> None:
+        heapq.heappush(self.queue, (self.timing.rank(contest.ways[0]), index, len(contest.ways), contest))
+
+    def run(self) -> None:
+        """Walk until the queue is empty, or the choice is known and nothing else was asked."""
+        while self.queue and not (self.manner.first_only and self.options):
+            _, index, _, contest = heapq.heappop(self.queue)
+            way = contest.ways.pop(0)
+            verdict = self._verdict(contest, way, may_replay=self.may_replay)
+            contest.tried.append(way.layout)
+            if verdict == "fits":
+                self._accept(contest, way)
+            else:
+                if verdict == "unsure":
+                    contest.unsure.append(way)
+                self._go_on(index, contest)
+
+    def _accept(self, contest: _Contest, way: Way) -> None:
+        self.options.append(Option(contest.offer, way))
+        if self.spent_before_choice is None:
+            self.spent_before_choice = self.reckoner.replays
+
+    def _go_on(self, index: int, contest: _Contest) -> None:
+        """The offer's next way, more machines together, or its rejection."""
+        while not contest.ways and contest.more_nodes and not contest.unsure:
+            allowed = self._allowed(contest.offer, contest.more_nodes.pop(0))
+            contest.add([] if isinstance(allowed, str) else allowed)
+        if contest.ways:
+            self._push(index, contest)
+        elif (certain := self._leanest_unsure(contest)) is not None:
+            self._accept(contest, certain)
         else:
-            rejected.append(outcome)
-        if fit is not None and (leanest is None or fit.estimate.peak_bytes < leanest.estimate.peak_bytes):
-            leanest = fit
-    return Weighing(tuple(sorted(options, key=_order(recipe))), tuple(rejected), bench.amount, leanest)
+            self.rejected[index] = self._too_big(contest)
+
+    def _leanest_unsure(self, contest: _Contest) -> Way | None:
+        """Of the ways left undecided the one that needs least, if it fits: one replay decides the offer."""
+        if not contest.unsure:
+            return None
+        leanest = min(contest.unsure, key=lambda way: self.reckoner.bounds(contest.device, way.layout)[1])
+        return leanest if self._verdict(contest, leanest, may_replay=True) == "fits" else None
+
+    def _verdict(self, contest: _Contest, way: Way, *, may_replay: bool) -> Verdict:
+        return self.reckoner.verdict(contest.device, way.layout, smallest=contest.smallest(way.layout), may_replay=may_replay)
+
+    def _too_big(self, contest: _Contest) -> Rejected:
+        """Memory is the reason: say how much the leanest way needs, exactly where it was replayed."""
+        needs = min(self.reckoner.bounds(contest.device, layout)[0] for layout in contest.tried)
+        known = [layout for layout in contest.tried if self.reckoner.bounds(contest.device, layout) == (needs, needs)]
+        has = contest.device.total_bytes
+        reason = f"needs {'' if known else 'at least '}{gib(needs)}, has {gib(has)} usable"
+        return rejected(contest.offer, reason, needs, has)
 
 
-def _order(recipe: Recipe):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a sort key
-    def key(option: Option) -> tuple[float, float, str, str, str]:
-        by = (
-            (option.risk_usd, option.seconds.expected)
-            if recipe.budget.objective == "cheapest"
-            else (
-                option.seconds.expected,
-                option.risk_usd,
-            )
-        )
-        return (*by, option.offer.provider, option.offer.instance, f"{option.offer.region}/{option.offer.purchase}")
-
-    return key
-
-
-def _weigh_one(bench: _Bench, offer: Offer) -> tuple[Option | Rejected, Fit | None]:
-    recipe = bench.recipe
-    if (reason := _unfit_by_nature(recipe, offer)) is not None:
-        return _rejected(offer, reason), None
-    nodes = 1 if recipe.compute.nodes == "auto" else recipe.compute.nodes
-    device = device_of(offer)
-    fit = best_fit(
-        recipe,
-        nodes=nodes,
-        gpus=offer.gpu_count,
-        limit_bytes=device.total_bytes,
-        memory_of=lambda layout: bench.memory(device, layout),
-    )
-    if isinstance(fit, str):
-        return _rejected(offer, fit), None
-    if not fit.fits:
-        needs, has = fit.estimate.high_bytes, device.total_bytes
-        reason = f"needs {gib(needs)}, has {gib(has)} usable"
-        return _rejected(offer, reason, needs, has), fit
-    option = _option(bench, offer, fit)
-    if (reason := _beyond_limits(bench, option)) is not None:
-        return _rejected(offer, reason), fit
-    return option, fit
+def weigh(
+    recipe: Recipe,
+    shape: ModelShape,
+    stats: DataStats,
+    offers: Iterable[Offer],
+    manner: Manner | None = None,
+    *,
+    reckoner: Reckoner | None = None,
+) -> Weighing:
+    """Weigh every offer."""
+    ready = before_layout(recipe, shape)
+    manner = manner or Manner()
+    timing = Timing(ready, shape, stats, manner.calibration)
+    walk = _Walk(timing, reckoner or Reckoner(ready, shape), manner)
+    for index, offer in enumerate(offers):
+        walk.enter(index, offer)
+    walk.run()
+    options = tuple(sorted(walk.options, key=lambda option: order(timing, option)))
+    turned_down = tuple(walk.rejected[index] for index in sorted(walk.rejected))
+    return Weighing(options, turned_down, timing.amount, timing, walk.reckoner, walk.reckoner.leanest())
 
 
-def device_of(offer: Offer) -> Device:
-    """The memory device of an offer: one of its GPUs, or the host when it has none."""
-    if offer.gpu_count == 0:
-        return Device.cpu(total_bytes=offer.host_memory_bytes)
-    return Device.cuda(offer.gpu.name, total_bytes=offer.gpu.memory_bytes, compute_capability=offer.gpu.compute_capability)
+def order(timing: Timing, option: Option) -> tuple[float, float, str, str, str, str]:
+    """The order of options, the best first; equal ones by name, so that it is always the same one."""
+    offer = option.offer
+    return (*timing.rank(option.way), offer.provider, offer.instance, offer.region, offer.purchase)
 
 
-def _unfit_by_nature(recipe: Recipe, offer: Offer) -> str | None:
-    """A reason that needs no arithmetic."""
-    if recipe.compute.instance not in ("auto", offer.instance):
-        return f"the recipe names {recipe.compute.instance}"
-    if recipe.compute.purchase not in ("any", offer.purchase) and offer.purchase != "owned":
-        return f"the recipe wants {recipe.compute.purchase}"
-    if offer.usd_per_hour is None and recipe.compute.instance != offer.instance:
-        return "its price is unknown; it is only taken when the recipe names it"
-    if offer.gpu_count and recipe.model.dtype == "bfloat16" and not offer.gpu.bf16:
-        return f"{offer.gpu.name} has no bfloat16; model.dtype: float16 would allow it"
-    return None
-
-
-def _option(bench: _Bench, offer: Offer, fit: Fit) -> Option:
-    recipe, shape, amount = bench.recipe, bench.shape, bench.amount
-    evaluates = recipe.data.eval is not None
-    work = duration.Workload(
-        tokens=amount.steps * amount.tokens_per_step,
-        sequence_tokens=max(1, amount.tokens_per_step // recipe.training.batch_size),
-        eval_tokens=round(amount.eval_rows * amount.tokens_per_step / recipe.training.batch_size),
-        evaluations=6 if evaluates else 0,
-    )
-    training = duration.training_seconds(
-        shape,
-        work,
-        method=recipe.method.type,
-        checkpointing=fit.layout.gradient_checkpointing,
-        gpu=offer.gpu.name if offer.gpu_count else "cpu",
-        workers=fit.layout.data_parallel,
-    )
-    start = duration.startup_seconds(offer.provider, shape.parameters * 2, builtin=is_builtin(recipe.model.base))
-    seconds = training.plus(start)
-    hours = seconds.expected / 3600
-    price = cost.run_usd(hours, offer.usd_per_hour or 0.0, fit.layout.nodes)
-    risk = price
-    if offer.purchase == "spot":
-        risk = cost.interruption_weighted_usd(
-            price, hours, interruptions_per_hour=1 / SPOT_HOURS_BETWEEN_INTERRUPTIONS, lost_hours_each=RESTART_HOURS
-        )
-    return Option(offer, fit.layout, fit.estimate, training, seconds, price, risk)
-
-
-def _beyond_limits(bench: _Bench, option: Option) -> str | None:
-    """Why budget, max_hours or patience rule an option out, in one sentence."""
-    recipe = bench.recipe
-    hours = option.seconds.expected / 3600
-    if recipe.budget.max_usd is not None and option.usd > recipe.budget.max_usd:
-        return f"would cost about {usd(option.usd)}, the budget is {usd(recipe.budget.max_usd)}"
-    if recipe.compute.max_hours is not None and hours > recipe.compute.max_hours:
-        return f"would take about {spell(option.seconds.expected)}, max_hours is {recipe.compute.max_hours:g}"
-    if option.offer.gpu_count == 0 and not bench.named_provider and hours > SLOWEST_USEFUL_HOURS:
-        return f"would take about {spell(option.seconds.expected)} without a GPU; choose it with --provider local"
-    return None
-
-
-def _rejected(offer: Offer, reason: str, needs: int | None = None, has: int | None = None) -> Rejected:
+def rejected(offer: Offer, reason: str, needs: int | None = None, has: int | None = None) -> Rejected:
+    """An offer and the sentence that rules it out."""
     return Rejected(
         provider=offer.provider,
         region=offer.region,
@@ -211,10 +244,23 @@ def _rejected(offer: Offer, reason: str, needs: int | None = None, has: int | No
     )
 
 
-def summary_of(rejected: Sequence[Rejected], most: int = 5) -> str:
-    """The rejections in a few lines, those that came closest first."""
-    close = sorted(rejected, key=lambda item: (item.needs_bytes or 0) - (item.has_bytes or 0) if item.needs_bytes else 1 << 62)
-    lines = [f"{item.provider} {item.instance} ({item.purchase}): {item.reason}" for item in close[:most]]
-    if len(rejected) > most:
-        lines.append(f"and {len(rejected) - most} more")
-    return "\n".join(lines)
+def summary_of(turned_down: Sequence[Rejected], most: int = 6) -> str:
+    """The rejections in a few lines, those that came closest first; machines with the same reason share a line."""
+    groups: dict[str, list[Rejected]] = {}
+    for item in sorted(turned_down, key=_distance):
+        groups.setdefault(item.reason, []).append(item)
+    lines = [f"{_names(items)}: {reason}" for reason, items in list(groups.items())[:most]]
+    hidden = sum(len(items) for items in list(groups.values())[most:])
+    return "\n".join([*lines, f"and {hidden} more"] if hidden else lines)
+
+
+def _distance(item: Rejected) -> tuple[int, float]:
+    """Limits of the recipe first, then memory by what is missing, then what no memory would help."""
+    if item.needs_bytes is not None and item.has_bytes is not None:
+        return 1, item.needs_bytes - item.has_bytes
+    return (0, 0.0) if item.reason.startswith("would ") else (2, 0.0)
+
+
+def _names(items: Sequence[Rejected]) -> str:
+    more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+    return f"{items[0].provider} {items[0].instance} ({items[0].purchase}){more}"

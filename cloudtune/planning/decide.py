@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 
 from cloudtune import cost
 from cloudtune.errors import NothingFits
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
-from cloudtune.planning.choose import Option, Weighing, device_of, summary_of, weigh
-from cloudtune.planning.plan import Chosen, DataStats, Plan, Rejected
+from cloudtune.planning.advice import advise, halving
+from cloudtune.planning.calibrate import Calibration
+from cloudtune.planning.choose import Manner, Option, Weighing, summary_of, weigh
+from cloudtune.planning.plan import Advice, Candidate, Chosen, DataStats, Plan, Rejected
+from cloudtune.planning.reckoner import device_of, fits
 from cloudtune.planning.resolve import decisions, resolve
 from cloudtune.recipe.digest import recipe_digest
 from cloudtune.recipe.spec import Recipe
 
+STALE_DAYS = 90
+MOST_FALLBACKS = 4
+
 
 class NoOfferFits(NothingFits):
-    """Nothing fits; ``rejected`` says why for each offer."""
+    """Nothing fits; ``rejected`` says why for each offer, ``advice`` what would change that."""
 
-    def __init__(self, what: str, rejected: tuple[Rejected, ...], *, hint: str = "") -> None:
+    def __init__(self, what: str, rejected: tuple[Rejected, ...], *, hint: str = "", advice: tuple[Advice, ...] = ()) -> None:
         self.rejected = rejected
+        self.advice = advice
         super().__init__(what, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Everything a plan depends on. ``provider``: the one asked for, None for any."""
+    """Everything a plan depends on. ``provider``: the one asked for, None for any; ``today``: for the age of prices."""
 
     recipe: Recipe
     recipe_dir: str
@@ -35,6 +43,20 @@ class Question:
     offers: tuple[Offer, ...]
     provider: str | None
     cloudtune_version: str
+    today: date
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def weigh(self) -> Weighing:
+        """All offers weighed."""
+        return self._weigh(self.recipe, first_only=False)
+
+    def best_of(self, recipe: Recipe) -> Weighing:
+        """A changed recipe weighed just until its best offer is known."""
+        return self._weigh(recipe, first_only=True)
+
+    def _weigh(self, recipe: Recipe, *, first_only: bool) -> Weighing:
+        manner = Manner(self.provider is not None, first_only, self.calibration)
+        return weigh(recipe, self.shape, self.stats, self.offers, manner)
 
 
 def relevant(offers: Iterable[Offer], provider: str | None, regions: Iterable[str]) -> tuple[Offer, ...]:
@@ -48,14 +70,12 @@ def relevant(offers: Iterable[Offer], provider: str | None, regions: Iterable[st
 
 
 def decide(question: Question) -> Plan:
-    """The plan. Raises NoOfferFits, with the reason for every offer, when no offer will do."""
-    weighing = weigh(question.recipe, question.shape, question.stats, question.offers, named_provider=question.provider is not None)
+    """The plan. Raises NoOfferFits, with the reason for every offer and what would help, when no offer will do."""
+    weighing = question.weigh()
     if not weighing.options:
-        raise NoOfferFits(
-            _nothing(question, weighing),
-            weighing.rejected,
-            hint="try method.type: qlora, a shorter data.max_length, gradient_checkpointing: true, or another provider",
-        )
+        advice = advise(question.recipe, question.best_of)
+        hint = "; or ".join(item.effect for item in advice) or "look at compute and budget in the recipe, or name another provider"
+        raise NoOfferFits(_nothing(question, weighing), weighing.rejected, hint=hint, advice=advice)
     return _plan(question, weighing, weighing.options[0])
 
 
@@ -67,53 +87,106 @@ def _nothing(question: Question, weighing: Weighing) -> str:
 
 
 def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
-    recipe, offer, layout = question.recipe, best.offer, best.layout
-    rate = offer.usd_per_hour or 0.0
-    device = device_of(offer)
-    chosen = Chosen(
-        provider=offer.provider,
-        region=offer.region,
-        instance=offer.instance,
-        purchase=offer.purchase,
-        gpu=offer.gpu.name if offer.gpu_count else "cpu",
-        gpu_bytes=device.total_bytes,
-        usd_per_hour=rate,
-        price_date=offer.price_date,
+    recipe, offer, way = question.recipe, best.offer, best.way
+    chosen = chosen_of(offer)
+    resolved = resolve(
+        recipe,
+        question.shape,
+        way.layout,
+        chosen,
+        weighing.amount,
+        seconds=way.training.expected,
+        save_every=weighing.timing.wanted_interval(offer.purchase),
     )
-    resolved = resolve(recipe, question.shape, layout, chosen, weighing.amount, best.training.expected)
-    hours, low, high = (value / 3600 for value in (best.seconds.expected, best.seconds.low, best.seconds.high))
+    hours, low, high = (value / 3600 for value in (way.seconds.expected, way.seconds.low, way.seconds.high))
+    rate, dearest = chosen.usd_per_hour, chosen.usd_per_hour_high or chosen.usd_per_hour
+    nodes = way.layout.nodes
     return Plan(
         cloudtune_version=question.cloudtune_version,
         recipe=recipe,
         recipe_dir=question.recipe_dir,
         recipe_digest=recipe_digest(recipe),
         resolved=resolved,
-        memory=best.memory,
-        layout=layout,
+        memory=weighing.memory(best),
+        layout=way.layout,
         chosen=chosen,
         data=question.stats,
         steps=weighing.amount.steps,
         hours=hours,
         hours_low=low,
         hours_high=high,
-        usd=cost.run_usd(hours, rate, layout.nodes),
-        usd_low=cost.run_usd(low, rate, layout.nodes),
-        usd_high=cost.run_usd(high, rate, layout.nodes),
+        usd=cost.run_usd(hours, rate, nodes),
+        usd_low=cost.run_usd(low, offer.usd_per_hour_low or rate, nodes),
+        usd_high=cost.run_usd(high, dearest, nodes),
         max_seconds=cost.time_limit_seconds(
-            max_usd=recipe.budget.max_usd, max_hours=recipe.compute.max_hours, usd_per_hour=rate, nodes=layout.nodes
+            max_usd=recipe.budget.max_usd, max_hours=recipe.compute.max_hours, usd_per_hour=dearest, nodes=nodes
         ),
         candidates=tuple(option.candidate() for option in weighing.options),
         rejected=weighing.rejected,
-        decisions=decisions(recipe, resolved, layout),
-        warnings=_warnings(question),
+        decisions=decisions(recipe, resolved, way.layout),
+        warnings=_warnings(question, offer),
+        fallbacks=_fallbacks(weighing, best),
+        advice=halving(recipe, best.way.usd, question.best_of) if recipe.compute.provider != "local" else (),
     )
 
 
-def _warnings(question: Question) -> tuple[str, ...]:
+def chosen_of(offer: Offer) -> Chosen:
+    """An offer as the plan records it."""
+    return Chosen(
+        provider=offer.provider,
+        region=offer.region,
+        instance=offer.instance,
+        purchase=offer.purchase,
+        gpu=offer.gpu.name if offer.gpu_count else "cpu",
+        gpu_bytes=device_of(offer).total_bytes,
+        usd_per_hour=offer.usd_per_hour or 0.0,
+        price_date=offer.price_date,
+        usd_per_hour_high=offer.usd_per_hour_high,
+    )
+
+
+def _fallbacks(weighing: Weighing, best: Option) -> tuple[Candidate, ...]:
+    """Runners-up at the same place that run the very layout of the choice: its job file stays true on them."""
+    found = []
+    for option in weighing.options[1:]:
+        same_place = (option.offer.provider, option.offer.region, option.offer.purchase) == (
+            best.offer.provider,
+            best.offer.region,
+            best.offer.purchase,
+        )
+        if not same_place or option.offer.gpu_count != best.offer.gpu_count or not _runs(weighing, option, best):
+            continue
+        way = weighing.timing.way(option.offer, best.layout)
+        found.append(Option(option.offer, way).candidate())
+        if len(found) == MOST_FALLBACKS:
+            break
+    return tuple(found)
+
+
+def _runs(weighing: Weighing, option: Option, best: Option) -> bool:
+    """Whether the choice's layout fits the option's GPU, without another replay where that is already known."""
+    device = device_of(option.offer)
+    if device == device_of(best.offer) or weighing.reckoner.bounds(device, best.layout)[1] <= device.total_bytes:
+        return True
+    return option.layout == best.layout and fits(weighing.reckoner.estimate(device, best.layout), device)
+
+
+def _warnings(question: Question, offer: Offer) -> tuple[str, ...]:
     said = []
     positions = question.shape.max_positions
     if positions is not None and question.recipe.data.max_length > positions:
         said.append(f"data.max_length {question.recipe.data.max_length} is longer than the model's {positions} positions")
     if question.stats.basis in ("sampled", "assumed"):
         said.append(f"the number of tokens is {question.stats.basis}, not counted: time and price are as uncertain as that")
+    days = price_age_days(offer.price_date, question.today)
+    if days is not None and days > STALE_DAYS:
+        said.append(f"the price of {offer.instance} is {days} days old; refresh it with: cloudtune catalog refresh")
     return tuple(said)
+
+
+def price_age_days(price_date: str, today: date) -> int | None:
+    """Days since an ISO date; None when there is no date."""
+    try:
+        return (today - date.fromisoformat(price_date)).days
+    except ValueError:
+        return None

@@ -1,56 +1,49 @@
-"""Which way of laying the work on an offer's GPUs is fastest and fits. Pure; memory comes in as a function.
+"""Which ways there are of laying the work on an offer's GPUs. Pure; knows neither memory nor price.
 
-The global batch is kept exactly: batch_size = micro batch x accumulation x data parallel. For one offer the ways
-are tried from fast to slow: without checkpointing before with it, whole replicas before sharded ones, and in
-each the largest micro batch that fits (found by bisection: memory never falls when the micro batch grows).
+Every way keeps the global batch exactly: batch_size = micro batch x accumulation x data parallel. Whole replicas
+(DDP), shards (FSDP) and shards with the rest in host memory are different ways, and so are the micro batches that
+divide a worker's share. Illegal combinations are left out with their reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
-from cloudtune.memory.estimate import Estimate
 from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Recipe
+from cloudtune.recipe.spec import QloraMethod, Recipe
 
 Sharding = Literal["none", "ddp", "fsdp"]
-MemoryOf = Callable[[Layout], Estimate]
 LARGEST_MICRO_BATCH = 64
 LARGEST_MICRO_BATCH_CPU = 8  # beyond it one core gains nothing and the progress view stands still
+# Optimizers of bitsandbytes do not take sharded tensors (bitsandbytes issues 89 and 1633, both open in November 2026).
+UNSHARDED_OPTIMIZERS = frozenset({"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"})
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """A layout that fits, or (``estimate`` above the limit) the leanest one that was tried."""
-
-    layout: Layout
-    estimate: Estimate
-    fits: bool
-
-
-def best_fit(recipe: Recipe, *, nodes: int, gpus: int, limit_bytes: int, memory_of: MemoryOf) -> Fit | str:
-    """The fastest layout within ``limit_bytes`` per GPU, else the leanest; a sentence when the batch can't be divided."""
+def layouts(recipe: Recipe, *, nodes: int, gpus: int) -> tuple[Layout, ...] | str:
+    """Every legal layout on ``nodes`` machines of ``gpus`` GPUs (0 = the CPU), or why there is none."""
     workers = nodes * max(1, gpus)
     per_worker, rest = divmod(recipe.training.batch_size, workers)
     if rest or not per_worker:
         return _indivisible(recipe.training.batch_size, workers)
-    micro_batches = _micro_batches(recipe, per_worker, cpu=gpus == 0)
-    if not micro_batches:
+    sizes = _micro_batches(recipe, per_worker, cpu=gpus == 0)
+    if not sizes:
         micro = recipe.training.micro_batch_size
         return f"batch_size {recipe.training.batch_size} is not micro_batch_size {micro} x {workers} workers x a whole number"
-    leanest: Fit | None = None
-    for checkpointing in _checkpointing(recipe):
-        for sharding in _shardings(workers):
-            build = _builder(nodes, gpus, per_worker, checkpointing, sharding)
-            fit = _largest(micro_batches, build, limit_bytes, memory_of)
-            if fit.fits:
-                return fit
-            if leanest is None or fit.estimate.high_bytes < leanest.estimate.high_bytes:
-                leanest = fit
-    assert leanest is not None  # noqa: S101 - both loops run at least once
-    return leanest
+    return tuple(
+        Layout(
+            nodes=nodes,
+            gpus=gpus,
+            micro_batch_size=size,
+            gradient_accumulation_steps=per_worker // size,
+            gradient_checkpointing=checkpointing,
+            sharding=sharding,
+            cpu_offload=offload,
+        )
+        for sharding, offload in _spreads(recipe, workers)
+        for checkpointing in _checkpointing(recipe)
+        for size in sizes
+    )
 
 
 def _indivisible(batch_size: int, workers: int) -> str:
@@ -72,38 +65,19 @@ def _checkpointing(recipe: Recipe) -> Sequence[bool]:
     return (False, True) if wanted == "auto" else (wanted,)
 
 
-def _shardings(workers: int) -> Sequence[Sharding]:
-    return ("none",) if workers == 1 else ("ddp", "fsdp")
+def _spreads(recipe: Recipe, workers: int) -> tuple[tuple[Sharding, bool], ...]:
+    """(sharding, offload): replicas, and shards where method and optimizer allow them."""
+    if workers == 1:
+        return (("none", False),)
+    if why_not_sharded(recipe) is not None:
+        return (("ddp", False),)
+    return (("ddp", False), ("fsdp", False), ("fsdp", True))
 
 
-def _builder(nodes: int, gpus: int, per_worker: int, checkpointing: bool, sharding: Sharding) -> Callable[[int], Layout]:
-    def build(micro_batch: int) -> Layout:
-        return Layout(
-            nodes=nodes,
-            gpus=gpus,
-            micro_batch_size=micro_batch,
-            gradient_accumulation_steps=per_worker // micro_batch,
-            gradient_checkpointing=checkpointing,
-            sharding=sharding,
-        )
-
-    return build
-
-
-def _largest(sizes: Sequence[int], build: Callable[[int], Layout], limit_bytes: int, memory_of: MemoryOf) -> Fit:
-    """The largest of the ascending ``sizes`` that fits; the smallest, marked as not fitting, when none does."""
-    smallest = build(sizes[0])
-    estimate = memory_of(smallest)
-    if estimate.high_bytes > limit_bytes:
-        return Fit(smallest, estimate, fits=False)
-    best = Fit(smallest, estimate, fits=True)
-    low, high = 0, len(sizes) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        layout = build(sizes[middle])
-        estimate = memory_of(layout)
-        if estimate.high_bytes <= limit_bytes:
-            best, low = Fit(layout, estimate, fits=True), middle
-        else:
-            high = middle - 1
-    return best
+def why_not_sharded(recipe: Recipe) -> str | None:
+    """Why FSDP cannot train this recipe, in one sentence; None when it can."""
+    if isinstance(recipe.method, QloraMethod) and recipe.method.quantization == "int8":
+        return "8-bit weights cannot be sharded; quantization: nf4 can"
+    if recipe.training.optimizer in UNSHARDED_OPTIMIZERS:
+        return f"optimizer {recipe.training.optimizer} cannot be sharded; adamw_torch_fused can"
+    return None

@@ -26,6 +26,8 @@ class DataStats(Frozen):
     mean_tokens: float
     longest_tokens: int
     basis: Literal["counted", "sampled", "stated", "assumed"]
+    lengths: tuple[int, ...] = Field(default=(), strict=False)
+    """Quantiles of the row lengths in tokens at 0, 5, 10 ... 100 %, cut at max_length; empty when no row was seen."""
 
 
 class Chosen(Frozen):
@@ -41,6 +43,21 @@ class Chosen(Frozen):
     usd_per_hour: NonNegative
     price_date: str
     """ISO date of the price; empty when the machine costs nothing."""
+    usd_per_hour_high: NonNegative | None = None
+    """The most an hour may cost where the price is a range (managed spot: the on-demand price); None for a fixed price."""
+
+
+class Advice(Frozen):
+    """One change of the recipe and what it would bring, computed, not guessed. Numbers are None where they do not apply."""
+
+    change: str
+    """The change as a --set override or a flag, such as ``training.gradient_checkpointing=true``."""
+    effect: str
+    """One sentence: what then fits, where, and for how much."""
+    usd: NonNegative | None = None
+    hours: NonNegative | None = None
+    peak_bytes: int | None = None
+    instance: str = ""
 
 
 class Candidate(Frozen):
@@ -101,3 +118,7 @@ class Plan(Frozen):
     decisions: tuple[str, ...] = Field(default=(), strict=False)
     """What the planner chose for each ``auto``, in words."""
     warnings: tuple[str, ...] = Field(default=(), strict=False)
+    fallbacks: tuple[Candidate, ...] = Field(default=(), strict=False)
+    """Machines of the same place that can run the same layout, in the order to try when the chosen one is sold out."""
+    advice: tuple[Advice, ...] = Field(default=(), strict=False)
+    """Changes that would halve the price."""

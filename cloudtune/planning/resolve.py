@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from cloudtune.models.shape import ModelShape
-from cloudtune.planning.plan import Chosen, DataStats
+from cloudtune.planning.plan import Chosen
+from cloudtune.planning.work import Amount, epochs
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe, TrainingSpec
 
 FUSED_LOSS_FROM_VOCABULARY = 65_536
-SAVE_EVERY_SECONDS = 600
-PADDING_WASTE = 1.15  # of unpacked rows padded to the longest of their micro batch: a class value
-PACKED_FILL = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """Size of the work: optimizer steps, rows trained per epoch, held-out rows and tokens including padding."""
-
-    steps: int
-    train_rows: int
-    eval_rows: int
-    tokens_per_step: int
-
-
-def amount_of_work(recipe: Recipe, stats: DataStats) -> Amount:
-    """Steps of the whole run from rows, packing, epochs or max_steps."""
-    fraction = recipe.data.eval if isinstance(recipe.data.eval, float) else 0.0
-    eval_rows = max(1, round(stats.rows * fraction)) if fraction else 0
-    train_rows = max(1, stats.rows - eval_rows)
-    batch = recipe.training.batch_size
-    if recipe.data.packing:
-        sequences = max(1, math.ceil(train_rows * stats.mean_tokens / (recipe.data.max_length * PACKED_FILL)))
-        tokens_per_step = round(batch * recipe.data.max_length)
-    else:
-        sequences = train_rows
-        tokens_per_step = round(batch * min(stats.mean_tokens * PADDING_WASTE, recipe.data.max_length))
-    steps = recipe.training.max_steps or math.ceil(epochs(recipe.training) * math.ceil(sequences / batch))
-    return Amount(max(1, steps), train_rows, eval_rows, max(1, tokens_per_step))
-
-
-def epochs(training: TrainingSpec) -> float:
-    """Passes over the data: 3 when the recipe says neither epochs nor max_steps."""
-    return training.epochs if training.epochs is not None else 3.0
 
 
 def uses_fused_loss(recipe: Recipe, shape: ModelShape) -> bool:
@@ -69,11 +35,13 @@ def before_layout(recipe: Recipe, shape: ModelShape) -> Recipe:
     return recipe.model_copy(update={"training": training, "model": recipe.model.model_copy(update={"attention": attention})})
 
 
-def resolve(recipe: Recipe, shape: ModelShape, layout: Layout, chosen: Chosen, amount: Amount, seconds: float) -> Recipe:
-    """The recipe without any ``auto``. ``seconds``: expected time of the training steps alone."""
+def resolve(
+    recipe: Recipe, shape: ModelShape, layout: Layout, chosen: Chosen, amount: Amount, *, seconds: float, save_every: float
+) -> Recipe:
+    """The recipe without any ``auto``. ``seconds``: expected time of the training; ``save_every``: wanted checkpoint interval."""
     base = before_layout(recipe, shape)
     training = base.training
-    save = training.save_steps if training.save_steps != "auto" else _save_steps(amount.steps, seconds)
+    save = checkpoint_steps(recipe, amount.steps, seconds, save_every)
     evaluate = training.eval_steps if training.eval_steps != "auto" else max(1, math.ceil(amount.steps / 5))
     warmup = {} if training.warmup_steps is not None else {"warmup_ratio": _warmup(training)}
     length = {} if training.max_steps is not None else {"epochs": epochs(training)}
@@ -99,10 +67,12 @@ def _warmup(training: TrainingSpec) -> float:
     return training.warmup_ratio if training.warmup_ratio is not None else 0.03
 
 
-def _save_steps(steps: int, seconds: float) -> int:
-    """A checkpoint about every ten minutes, at least two per run, never more than twenty."""
-    by_time = steps * SAVE_EVERY_SECONDS / max(seconds, 1.0)
-    return max(1, min(math.ceil(steps / 2), max(math.ceil(steps / 20), math.ceil(by_time))))
+def checkpoint_steps(recipe: Recipe, steps: int, seconds: float, save_every: float) -> int:
+    """Optimizer steps between checkpoints. auto: by minutes, at least two per run, never more than a hundred."""
+    if recipe.training.save_steps != "auto":
+        return recipe.training.save_steps
+    by_time = steps * save_every / max(seconds, 1.0)
+    return max(1, min(math.ceil(steps / 2), max(math.ceil(steps / 100), math.ceil(by_time))))
 
 
 def disk_gib(recipe: Recipe, shape: ModelShape) -> int:

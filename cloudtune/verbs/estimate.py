@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cloudtune.errors import NothingFits
 from cloudtune.memory.estimate import Estimate
-from cloudtune.planning.choose import Weighing, weigh
+from cloudtune.planning.choose import Weighing
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Frozen
@@ -39,8 +39,7 @@ class EstimateReport(Frozen):
 def estimate(loaded: LoadedRecipe, *, provider: str | None = None, session: Session) -> EstimateReport:
     """Weigh every machine. Raises NothingFits only when not a single layout could be reckoned."""
     question = gather(loaded, provider=provider, session=session)
-    weighing = weigh(question.recipe, question.shape, question.stats, question.offers, named_provider=question.provider is not None)
-    return _report(question, weighing)
+    return _report(question, question.weigh())
 
 
 def _report(question: Question, weighing: Weighing) -> EstimateReport:
@@ -62,9 +61,9 @@ def _report(question: Question, weighing: Weighing) -> EstimateReport:
 def _headline(weighing: Weighing) -> tuple[Estimate, Layout, str]:
     if weighing.options:
         best = weighing.options[0]
-        return best.memory, best.layout, best.offer.gpu.name if best.offer.gpu_count else "cpu"
+        return weighing.memory(best), best.layout, best.offer.gpu.name if best.offer.gpu_count else "cpu"
     if weighing.leanest is not None:
-        return weighing.leanest.estimate, weighing.leanest.layout, ""
+        return weighing.leanest.estimate, weighing.leanest.layout, weighing.leanest.device.name
     raise NothingFits(
         "no machine could even be reckoned: " + "; ".join(sorted({item.reason for item in weighing.rejected}))[:500],
         hint="look at compute in the recipe, or name another provider",

@@ -52,6 +52,7 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
         offers=relevant(known_offers(asked), asked, recipe.compute.regions),
         provider=asked,
         cloudtune_version=cloudtune_version(),
+        today=session.clock.now().date(),
     )
 
 

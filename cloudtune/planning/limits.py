@@ -1,0 +1,38 @@
+"""Why an offer is out before, or whatever, its memory: named machines, number formats, budget, hours, patience. Pure."""
+
+from __future__ import annotations
+
+from cloudtune.offers.offer import Offer
+from cloudtune.planning.ways import Timing, Way, without_checkpoints
+from cloudtune.recipe.spec import Recipe
+from cloudtune.units import duration as spell
+from cloudtune.units import usd
+
+SLOWEST_USEFUL_HOURS = 24.0  # a CPU run above this is only chosen when the recipe or the command names `local`
+
+
+def unfit_by_nature(recipe: Recipe, offer: Offer) -> str | None:
+    """A reason that needs no arithmetic."""
+    if recipe.compute.instance not in ("auto", offer.instance):
+        return f"the recipe names {recipe.compute.instance}"
+    if recipe.compute.purchase not in ("any", offer.purchase) and offer.purchase != "owned":
+        return f"the recipe wants {recipe.compute.purchase}"
+    if offer.usd_per_hour is None and recipe.compute.instance != offer.instance:
+        return "its price is unknown; it is only taken when the recipe names it"
+    if offer.gpu_count and recipe.model.dtype == "bfloat16" and not offer.gpu.bf16:
+        return f"{offer.gpu.name} has no bfloat16; model.dtype: float16 would allow it"
+    return None
+
+
+def beyond_limits(timing: Timing, offer: Offer, way: Way, *, named_provider: bool) -> str | None:
+    """Why budget, max_hours, missing checkpoints or patience rule a way out, in one sentence."""
+    recipe = timing.recipe
+    if recipe.budget.max_usd is not None and way.usd > recipe.budget.max_usd:
+        return f"would cost about {usd(way.usd)}, the budget is {usd(recipe.budget.max_usd)}"
+    if recipe.compute.max_hours is not None and way.hours > recipe.compute.max_hours:
+        return f"would take about {spell(way.seconds.expected)}, max_hours is {recipe.compute.max_hours:g}"
+    if offer.purchase == "spot" and without_checkpoints(timing, way):
+        return f"spot needs checkpoints, and save_steps {recipe.training.save_steps} is not reached in {timing.amount.steps} steps"
+    if offer.gpu_count == 0 and not named_provider and way.hours > SLOWEST_USEFUL_HOURS:
+        return f"would take about {spell(way.seconds.expected)} without a GPU; choose it with --provider local"
+    return None
