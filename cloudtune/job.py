@@ -181,28 +181,27 @@ def fold(view: JobView, events: Iterable[Event]) -> JobView:
 
 
 def _apply(view: JobView, event: Event) -> JobView:
-    body = event.body
+    body, state = event.body, view.state
     touched = replace(view, updated=event.at)
     match event.kind:
         case "intended":
             return replace(touched, created=event.at, state=JobState.SUBMITTING, output_dir=str(body.get("output_dir", "")))
         case "confirmed":
-            state = view.state if view.state not in (JobState.PLANNED, JobState.SUBMITTING) else JobState.QUEUED
-            return replace(touched, ref=JobRef.parse(body["ref"]), state=state)
+            waiting = state in (JobState.PLANNED, JobState.SUBMITTING)
+            return replace(touched, ref=JobRef.parse(body["ref"]), state=JobState.QUEUED if waiting else state)
         case "reading":
             return _read(touched, body)
         case "stop_requested":
             reason = str(body.get("reason", ""))
-            state = view.state if view.state.terminal else JobState.STOPPING
-            return replace(touched, stop_requested=True, stop_reason=reason, state=state)
+            return replace(touched, stop_requested=True, stop_reason=reason, state=state if state.terminal else JobState.STOPPING)
         case "abandoned":
             if view.state.terminal or view.ref is not None:
                 return view
             return replace(touched, state=JobState.FAILED, message=str(body.get("message", "")))
         case "collected":
             # A failed job stays failed, also when its remains were brought home.
-            state = JobState.COLLECTED if view.state is JobState.SUCCEEDED else view.state
-            return replace(touched, state=state, collected_to=str(body.get("to", "")))
+            done = state is JobState.SUCCEEDED
+            return replace(touched, state=JobState.COLLECTED if done else state, collected_to=str(body.get("to", "")))
         case "cost" | "measured" | "note":
             return touched
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from cloudtune.job import JobState
 from cloudtune.verbs.collect import collect
-from cloudtune.verbs.jobs import failure, ps, status
+from cloudtune.verbs.jobs import ps
 from cloudtune.verbs.launch import launch
 from cloudtune.verbs.logs import logs
-from cloudtune.verbs.stop import stop
 from cloudtune.verbs.track import track
-
 from tests import builders
 
 

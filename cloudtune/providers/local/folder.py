@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloudtune.filelock import is_held
-from cloudtune.manifest import MANIFEST_NAME, METRICS_NAME
 from cloudtune.providers.local import supervisor
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class JobFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.root / "output" / "data" / METRICS_NAME
+        return self.root / supervisor.METRICS
 
     @property
     def failure(self) -> Path:
@@ -90,7 +89,7 @@ class JobFolder:
 
     @property
     def manifest(self) -> Path:
-        return self.outputs / MANIFEST_NAME
+        return self.root / supervisor.MANIFEST
 
     def alive(self) -> bool:
         """Whether anything of the job runs: someone holds its lock."""

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from cloudtune.errors import CloudtuneError, RejectedError, StagingError
 from cloudtune.job import LaunchId
 from cloudtune.providers.local.environment import trainer_environment
-from cloudtune.recipe.spec import QloraMethod
-from cloudtune.rendering.jobfile import local_inputs
 from cloudtune.units import gib
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ class LocalPreflight:
         return [problem for find in (_stack, self._space, _inputs, _secrets) if (problem := find(plan)) is not None]
 
     def _space(self, plan: Plan) -> CloudtuneError | None:
-        needs = sum(item.source.stat().st_size for item in local_inputs(plan) if item.source.is_file())
+        needs = sum(path.stat().st_size for path in _sources(plan) if path.is_file())
         place = next(path for path in (self._home, *self._home.parents) if path.exists())
         free = shutil.disk_usage(place).free
         if needs <= free:
@@ -44,7 +42,7 @@ class LocalPreflight:
 
 
 def _stack(plan: Plan) -> CloudtuneError | None:
-    wanted = [*_STACK, "bitsandbytes"] if isinstance(plan.recipe.method, QloraMethod) else list(_STACK)
+    wanted = [*_STACK, "bitsandbytes"] if hasattr(plan.recipe.method, "quantization") else list(_STACK)
     missing = [name for name in wanted if find_spec(name) is None]
     if not missing:
         return None
@@ -54,7 +52,7 @@ def _stack(plan: Plan) -> CloudtuneError | None:
 
 
 def _inputs(plan: Plan) -> CloudtuneError | None:
-    missing = [str(item.source) for item in local_inputs(plan) if not item.source.exists()]
+    missing = [str(path) for path in _sources(plan) if not path.exists()]
     return StagingError("an input of the job is missing", where=missing[0], hint="run: cloudtune validate") if missing else None
 
 
@@ -64,3 +62,9 @@ def _secrets(plan: Plan) -> CloudtuneError | None:
     except RejectedError as problem:
         return problem
     return None
+
+
+def _sources(plan: Plan) -> list[Path]:
+    from cloudtune.rendering.jobfile import local_inputs  # here, because ps connects to this place and needs no planner
+
+    return [item.source for item in local_inputs(plan)]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from cloudtune.errors import StagingError
 from cloudtune.providers.base import Staged
-from cloudtune.rendering.jobfile import local_inputs
 from cloudtune.units import gib
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ class LocalStager:
 
     def stage(self, bundle: Bundle, plan: Plan, progress: Callable[[str], None]) -> Staged:
         """Raises StagingError when a file cannot be read or written, or is not the one that was planned with."""
+        from cloudtune.rendering.jobfile import local_inputs  # here, because ps connects to this place and needs no planner
+
         expected = _digests(bundle.job["job.json"])
         uris: dict[str, str] = {}
         try:

@@ -35,6 +35,7 @@ OWN_LOG = "supervisor.log"
 ROOT = "ml"
 FAILURE = "output/failure"
 MANIFEST = "model/manifest.json"
+METRICS = "output/data/metrics.jsonl"
 INTERRUPTED_CODE = 75
 
 _TICK_SECONDS = 0.2
