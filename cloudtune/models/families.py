@@ -78,7 +78,7 @@ def text_part(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], b
             raise unknown_type(outer, source)
         return dict(config), False
     inner_type = inner.get("model_type") or WRAPPERS.get(outer)
-    if inner_type not in BUILDERS:
+    if not isinstance(inner_type, str) or inner_type not in BUILDERS:
         raise unknown_type(inner_type if isinstance(inner_type, str) else outer, source)
     text = {**inner, "model_type": inner_type}
     for key in ("tie_word_embeddings", "dtype", "torch_dtype"):  # said once, outside

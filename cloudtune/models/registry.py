@@ -123,7 +123,7 @@ def _near(base: str) -> str:
     """A did-you-mean for a misspelt id, as the beginning of a hint."""
     from difflib import get_close_matches
 
-    known = {name: name for name in _names()} | {name.rpartition("/")[2]: name for name in _names()}
+    known = {name.rpartition("/")[2]: name for name in _names()} | {name: name for name in _names()}
     matches = get_close_matches(base.lower(), known, n=1, cutoff=0.8) or get_close_matches(
         base.lower().rpartition("/")[2], known, n=1, cutoff=0.85
     )
