@@ -11,8 +11,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import Literal, NamedTuple, TextIO
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _STYLED = re.compile(r"\x1b\[[0-9;]*m")
@@ -22,8 +21,7 @@ _FALLBACK_COLUMNS = 80
 Style = Literal["bold", "dim", "red", "green", "yellow", "cyan"]
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """What text is written on. ``width`` 0 means that lines may be as long as they like (a pipe, a file)."""
 
     width: int = 0
@@ -84,8 +82,7 @@ def wrap(text: str, width: int, *, indent: int = 0) -> list[str]:
     return [*lines, line]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A table's column. ``flexible`` gives way when the table is too wide: its text is wrapped."""
 
     title: str
@@ -93,8 +90,7 @@ class Column:
     flexible: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A table's row, and the style of the whole row."""
 
     cells: Sequence[str]
