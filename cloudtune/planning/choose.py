@@ -133,22 +133,23 @@ class _Walk:
         named = self.timing.recipe.compute.nodes
         nodes = 1 if named == "auto" else named
         allowed = self._allowed(offer, nodes)
-        if isinstance(allowed, str):
-            self.rejected[index] = rejected(offer, allowed)
+        if isinstance(allowed, Rejected):
+            self.rejected[index] = allowed
             return
         more = list(MORE_NODES) if named == "auto" and offer.gpu_count >= WHOLE_MACHINE_GPUS else []
         contest = _Contest(offer, device_of(offer), more)
         contest.add(allowed)
         self._push(index, contest)
 
-    def _allowed(self, offer: Offer, nodes: int) -> list[Way] | str:
+    def _allowed(self, offer: Offer, nodes: int) -> list[Way] | Rejected:
         """The ways within budget, hours and patience, or the reason why none is."""
         ways = self.timing.ways(offer, nodes)
         if isinstance(ways, str):
-            return ways
+            return rejected(offer, ways)
         allowed = [(way, beyond_limits(self.timing, offer, way, named_provider=self.manner.named_provider)) for way in ways]
         within = [way for way, reason in allowed if reason is None]
-        return within or str(allowed[0][1])
+        best, reason = allowed[0]
+        return within or rejected(offer, str(reason)).model_copy(update={"usd": best.usd, "hours": best.hours})
 
     def _push(self, index: int, contest: _Contest) -> None:
         heapq.heappush(self.queue, (self.timing.rank(contest.ways[0]), index, len(contest.ways), contest))
@@ -176,7 +177,7 @@ class _Walk:
         """The offer's next way, more machines together, or its rejection."""
         while not contest.ways and contest.more_nodes and not contest.unsure:
             allowed = self._allowed(contest.offer, contest.more_nodes.pop(0))
-            contest.add([] if isinstance(allowed, str) else allowed)
+            contest.add([] if isinstance(allowed, Rejected) else allowed)
         if contest.ways:
             self._push(index, contest)
         elif (certain := self._leanest_unsure(contest)) is not None:
@@ -258,7 +259,7 @@ def _distance(item: Rejected) -> tuple[int, float]:
     """Limits of the recipe first, then memory by what is missing, then what no memory would help."""
     if item.needs_bytes is not None and item.has_bytes is not None:
         return 1, item.needs_bytes - item.has_bytes
-    return (0, 0.0) if item.reason.startswith("would ") else (2, 0.0)
+    return (0, item.usd) if item.usd is not None else (2, 0.0)
 
 
 def _names(items: Sequence[Rejected]) -> str:

@@ -75,7 +75,10 @@ class Candidate(Frozen):
 
 
 class Rejected(Frozen):
-    """One offer that will not do, with one plain sentence. Bytes are per GPU; None where memory is not the reason."""
+    """One offer that will not do, with one plain sentence. Bytes are per GPU; None where memory is not the reason.
+
+    ``usd`` and ``hours`` are those of its best way where budget or max_hours is the reason.
+    """
 
     provider: str
     region: str
@@ -84,6 +87,8 @@ class Rejected(Frozen):
     reason: str
     needs_bytes: int | None = None
     has_bytes: int | None = None
+    usd: NonNegative | None = None
+    hours: NonNegative | None = None
 
 
 class Plan(Frozen):

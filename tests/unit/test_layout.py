@@ -57,7 +57,7 @@ def test_the_users_own_choices_are_kept(wanted):
 
 
 def test_an_own_micro_batch_that_does_not_divide_is_refused():
-    assert "not micro_batch_size 3" in str(layouts(recipe(batch_size=8, micro_batch_size=3), nodes=1, gpus=1))
+    assert "not micro_batch_size 2 x 8 workers" in str(layouts(recipe(batch_size=8, micro_batch_size=2), nodes=1, gpus=8))
 
 
 @pytest.mark.parametrize(
