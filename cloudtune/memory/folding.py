@@ -169,8 +169,10 @@ def _register(writer: _Writer, fold: Fold, copies: list[dict[int, int]], made: l
     for ident in range(*fold.forward.ids):
         if ident in writer.repeated:
             writer.repeated[ident] = [copied[ident] for copied in copies[1:]]
+    shift = fold.backward.ids[0] - fold.after.ids[0]
+    handed_on = {ident + shift for ident in kept if ident in inside}  # what b frees of c, as c frees it of d
     for ident in range(*fold.backward.ids):
-        if ident not in inside:
+        if ident not in inside and ident not in handed_on:
             writer.repeated[ident] = [own[ident] for own in made]
     # d's gradients that c frees belong to c's new neighbour; all others of d's are d's own again
     for ident, target in kept.items():

@@ -119,14 +119,25 @@ def no_template(what: str) -> UsageError:
 
 @dataclass(slots=True)
 class Trained:
-    """The trained parameters in the order in which the optimizer holds them, with how many folded layers each stands for."""
+    """The trained parameters in the order in which the optimizer holds them."""
 
-    leaves: list[tuple[Leaf, int]] = field(default_factory=list)
+    groups: list[tuple[list[Leaf], int]] = field(default_factory=list)
+    """Leaves of one layer (or of the ends) and how many layers they stand for."""
 
-    def leaf(self, name: str, count: int, word: int, copies: int) -> Leaf:
+    def open(self, copies: int) -> None:
+        """What follows belongs to a layer that stands for ``copies``."""
+        self.groups.append(([], copies))
+
+    def leaf(self, name: str, count: int, word: int) -> Leaf:
+        """A new trained parameter of the open layer."""
         leaf = Leaf(name, count, word)
-        self.leaves.append((leaf, copies))
+        self.groups[-1][0].append(leaf)
         return leaf
+
+    @property
+    def every(self) -> list[Leaf]:
+        """All leaves, those of folded layers once per layer."""
+        return [leaf for leaves, copies in self.groups for _ in range(copies) for leaf in leaves]
 
 
 def build_layer(
@@ -135,12 +146,13 @@ def build_layer(
     """Weights, adapters and leaves of one layer."""
     name = f"{shape.layers_name}.{index}"
     layer = Layer(block, name, copies=copies)
+    trained.open(copies)
     full = isinstance(method, FullMethod)
     weights: dict[str, Weight] = {}
     for tensor in block.tensors:
         word = weight_word(tensor, method, behaviour, quantised=is_quantised(tensor, "", method, shape.output_embedding))
         whole = f"{name}.{tensor.name}"
-        leaf = trained.leaf(whole, tensor.numel, word, copies) if full and tensor.tied_to is None else None
+        leaf = trained.leaf(whole, tensor.numel, word) if full and tensor.tied_to is None else None
         weights[tensor.name] = Weight(whole, tensor.numel, word, leaf=leaf)
     for tensor in block.tensors:
         module = tensor.module
@@ -172,16 +184,16 @@ def _linear(
     nested = isinstance(method, QloraMethod) and method.double_quant and method.quantization != "int8"
     adapter = None
     if not isinstance(method, FullMethod) and is_target(module, method.target_modules):
-        adapter = _adapter(f"{layer.name}.{module}", out, into, layer.copies, method, behaviour, trained)
+        adapter = _adapter(f"{layer.name}.{module}", out, into, method, behaviour, trained)
     bias = weights.get(f"{module}.bias")
     return LinearLayer(module, out, into, weights[tensor.name], bias, storage, nested, adapter)  # type: ignore[arg-type]
 
 
-def _adapter(name: str, out: int, into: int, copies: int, method: LoraMethod, behaviour: Behaviour, trained: Trained) -> Adapter:
+def _adapter(name: str, out: int, into: int, method: LoraMethod, behaviour: Behaviour, trained: Trained) -> Adapter:
     word, rank = behaviour.adapter_word, method.r
-    down = Weight(f"{name}.lora_A", rank * into, word, leaf=trained.leaf(f"{name}.lora_A", rank * into, word, copies))
-    up = Weight(f"{name}.lora_B", rank * out, word, leaf=trained.leaf(f"{name}.lora_B", rank * out, word, copies))
+    down = Weight(f"{name}.lora_A", rank * into, word, leaf=trained.leaf(f"{name}.lora_A", rank * into, word))
+    up = Weight(f"{name}.lora_B", rank * out, word, leaf=trained.leaf(f"{name}.lora_B", rank * out, word))
     magnitude = None
     if method.use_dora:
-        magnitude = Weight(f"{name}.magnitude", out, word, leaf=trained.leaf(f"{name}.magnitude", out, word, copies))
+        magnitude = Weight(f"{name}.magnitude", out, word, leaf=trained.leaf(f"{name}.magnitude", out, word))
     return Adapter(down, up, rank, method.dropout, magnitude)

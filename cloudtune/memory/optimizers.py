@@ -19,25 +19,26 @@ SMALLEST_PAGED = 100_000
 class Optimizer:
     """States of all trained parameters; made in the first step."""
 
-    __slots__ = ("behaviour", "leaves", "shards", "states", "tape")
+    __slots__ = ("behaviour", "first", "leaves", "shards", "states", "tape")
 
-    def __init__(self, tape: Tape, leaves: list[tuple[Leaf, int]], behaviour: Behaviour, shards: int = 1) -> None:
+    def __init__(self, tape: Tape, leaves: list[Leaf], behaviour: Behaviour, shards: int = 1) -> None:
         self.tape = tape
         self.leaves = leaves
         self.behaviour = behaviour
         self.shards = shards
         self.states: list[Storage] = []
+        self.first = True
 
     def step(self) -> None:
         """Clip, make missing states, update."""
         kind, self.tape.kind = self.tape.kind, "optimizer states"
         if self.behaviour.clip_gradients:
-            norms = [Storage(self.tape, 4, "gradient norm") for _, copies in self.leaves for _ in range(copies)]
+            norms = [Storage(self.tape, 4, "gradient norm") for _ in self.leaves]
             del norms
-        first = not self.states
-        for leaf, copies in self.leaves:
-            for _ in range(copies if first else 0):
+        if self.first:
+            for leaf in self.leaves:
                 self.states.extend(self._states_of(-(-leaf.count // self.shards), leaf))
+            self.first = False
         self._borrow()
         self.tape.kind = kind
 
@@ -65,7 +66,7 @@ class Optimizer:
         """What the update itself needs: foreach one more copy of everything, the loop one tensor at a time, fused nothing."""
         behaviour, tape = self.behaviour, self.tape
         if behaviour.optimizer == "adafactor":
-            largest = max(leaf.count for leaf, _ in self.leaves) // self.shards
+            largest = max(leaf.count for leaf in self.leaves) // self.shards
             temporaries = [Storage(tape, 4 * largest, "update") for _ in range(2)]
             del temporaries
             return
@@ -74,17 +75,12 @@ class Optimizer:
         if behaviour.optimizer_kernel == "foreach":
             if behaviour.optimizer != "adamw":
                 return
-            roots = [
-                Storage(tape, leaf.word * -(-leaf.count // self.shards), "root of second moment")
-                for leaf, copies in self.leaves
-                for _ in range(copies)
-            ]
+            roots = [Storage(tape, leaf.word * -(-leaf.count // self.shards), "root of second moment") for leaf in self.leaves]
             del roots
             return
-        for leaf, copies in self.leaves:
-            for _ in range(copies):
-                root = Storage(tape, leaf.word * -(-leaf.count // self.shards), "root of second moment")
-                del root
+        for leaf in self.leaves:
+            root = Storage(tape, leaf.word * -(-leaf.count // self.shards), "root of second moment")
+            del root
 
 
 def _factored(count: int) -> tuple[int, ...]:

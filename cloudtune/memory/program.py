@@ -6,6 +6,7 @@ Rows of identical layers are folded while the tape is made and written out again
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from cloudtune.memory import loading
 from cloudtune.memory.autograd import Leaf, Node, Run, Saved, Value
@@ -37,6 +38,7 @@ class Job:
     shards: int = 1
     fold: bool = True
     steps: int = 2
+    task: Literal["causal_lm", "masked_lm", "classification"] = "causal_lm"
 
 
 def merged(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
@@ -80,7 +82,7 @@ class Program:
         self._build()
         self.resident = loading.load(self.tape, job.shape, job.method, job.behaviour, job.shards)
         self._load_adapters()
-        optimizer = Optimizer(self.tape, self.trained.leaves, job.behaviour, job.shards)
+        optimizer = Optimizer(self.tape, self.trained.every, job.behaviour, job.shards)
         for index in range(job.steps):
             if index == 1 and job.behaviour.peak_from == "second step":
                 self.tape.command("reset_peak")
@@ -98,13 +100,14 @@ class Program:
         job = self.job
         shape = job.shape
         full = isinstance(job.method, FullMethod)
+        self.trained.open(1)
         for tensor in (*shape.stem, *shape.head):
             word = weight_word(tensor, job.method, job.behaviour, quantised=False)
             owner = tensor.tied_to or tensor.name
             if owner in self.ends:
                 self.ends[tensor.name] = self.ends[owner]
                 continue
-            leaf = self.trained.leaf(tensor.name, tensor.numel, word, 1) if full else None
+            leaf = self.trained.leaf(tensor.name, tensor.numel, word) if full else None
             self.ends[tensor.name] = Weight(tensor.name, tensor.numel, word, leaf=leaf)
         for index, block, copies in self._rows():
             layer = build_layer(block, index, copies, shape, job.method, job.behaviour, self.trained)
@@ -134,7 +137,7 @@ class Program:
         job = self.job
         if isinstance(job.method, FullMethod):
             return
-        sizes = [(leaf.name, -(-leaf.count // job.shards)) for leaf, copies in self.trained.leaves for _ in range(copies)]
+        sizes = [(leaf.name, -(-leaf.count // job.shards)) for leaf in self.trained.every]
         self.resident.extend(loading.adapters(self.tape, sizes, job.behaviour, job.method))
 
     # ---- one step -----------------------------------------------------------------------------------------------------
@@ -160,8 +163,9 @@ class Program:
         self._note_folds()
         tape.mark("optimizer")
         optimizer.step()
-        for leaf, _ in self.trained.leaves:
-            leaf.grad = None
+        for leaves, _ in self.trained.groups:
+            for leaf in leaves:
+                leaf.grad = None
         if not behaviour.outputs_overlap:
             self.held = None
         del loss, root, batch
@@ -260,4 +264,6 @@ class Program:
         return Span((start, stop), (first, last))
 
 
-__all__ = ["Job", "Program", "workspace_bytes"]
+def tape_of(job: Job) -> Tape:
+    """The whole tape of a job, all layers written out."""
+    return Program(job).play()

@@ -1,0 +1,237 @@
+"""What other people's training programs do, as ``Behaviour`` values, each field with the source line it comes from.
+
+A field is never chosen by its score: where a program's source is silent, the library's default of the stated version
+holds, and the citation says so. ``published.py --programs`` prints all of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from rows import Row
+
+from cloudtune.memory.behaviour import Behaviour
+
+FITCHECK = "fitcheck-llm 0.3.1 sdist, scripts/measure.py"
+CANIFINETUNE = "DaoyuanLi2816/can-i-finetune-this, src/canifinetune/bench/runner.py at f841e52"
+HF_BERT = "huggingface/transformers docs/source/en/perf_train_gpu_one.mdx at 0016acf7"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One training program. ``unscored`` gives the reason why a row of it cannot be reckoned, or None."""
+
+    name: str
+    match: str
+    behaviour: Callable[[Row], Behaviour]
+    unscored: Callable[[Row], str | None]
+    cited: dict[str, str] = field(default_factory=dict)
+    steps: int = 2
+
+
+def _always(_row: Row) -> str | None:
+    return None
+
+
+def _fitcheck(row: Row) -> Behaviour:
+    quantised = row.quant not in {"", "none"}
+    return Behaviour(
+        name="fitcheck-llm measure.py",
+        attention="eager" if row.attention.startswith("eager") else "sdpa",
+        sdpa_kernel="efficient",
+        expand_kv=True,
+        compute_word=2,
+        autocast=False,
+        full_word=2,
+        kbit_upcast=quantised,
+        adapter_word=4,
+        loss="full",
+        outputs_held=True,
+        outputs_overlap=False,
+        checkpointing=not row.checkpointing.startswith("no"),
+        reentrant=False,
+        input_gradients=True,
+        optimizer="adamw_8bit" if "8" in row.optimizer else "adamw",
+        optimizer_kernel="foreach",
+        paged=False,
+        clip_gradients=False,
+        allocator="native",
+        loading="device" if quantised else "host",
+        empty_cache_after_load=quantised,
+        peak_from="second step",
+    )
+
+
+FITCHECK_CITED = {
+    "attention": f"{FITCHECK}:221-232: --attn-impl, else eager; the row says which",
+    "sdpa_kernel": f"{FITCHECK}:605-628: sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION)",
+    "expand_kv": f"{FITCHECK}:574-602: _install_gqa_sdpa_shim repeats K and V",
+    "compute_word": f"{FITCHECK}:240: dtype = --precision (fp16)",
+    "autocast": f"{FITCHECK}:749-753: one_step has no autocast",
+    "kbit_upcast": f"{FITCHECK}:268-273: prepare_model_for_kbit_training when quantised",
+    "adapter_word": f"{FITCHECK}:366-370: adapters kept in fp32",
+    "loss": f"{FITCHECK}:751: model(input_ids, labels): transformers' own loss",
+    "outputs_held": f"{FITCHECK}:751-752: `out` is alive while out.loss.backward() runs",
+    "outputs_overlap": f"{FITCHECK}:749-753: `out` is local to one_step",
+    "checkpointing": f"{FITCHECK}:286-291",
+    "reentrant": f"{FITCHECK}:287-289: use_reentrant False",
+    "input_gradients": f"{FITCHECK}:290-291: enable_input_require_grads",
+    "optimizer": f"{FITCHECK}:351-356",
+    "optimizer_kernel": "torch.optim.AdamW default on CUDA: foreach",
+    "clip_gradients": f"{FITCHECK}:749-753: no clipping",
+    "allocator": "no PYTORCH_CUDA_ALLOC_CONF in the script: torch's default",
+    "loading": f"{FITCHECK}:257 device_map when quantised, :261 model.cuda() otherwise",
+    "empty_cache_after_load": "peft >= 0.20 prepare_model_for_kbit_training empties the cache",
+    "peak_from": f"{FITCHECK}: reset_peak_memory_stats after the warm-up steps",
+}
+
+
+def _canifinetune(row: Row) -> Behaviour:
+    quantised = row.quant not in {"", "none"}
+    checkpointing = not row.checkpointing.startswith("no")
+    return Behaviour(
+        name="canifinetune runner.py",
+        attention="eager" if row.attention.startswith("eager") else "sdpa",
+        compute_word=2,
+        autocast=False,
+        full_word=2,
+        kbit_upcast=quantised,
+        adapter_word=4,
+        loss="full",
+        outputs_held=True,
+        outputs_overlap=True,
+        checkpointing=checkpointing,
+        reentrant=quantised,
+        input_gradients=True,
+        optimizer="adamw_8bit" if "8bit" in row.optimizer else "adamw",
+        optimizer_kernel="foreach",
+        paged="paged" in row.optimizer,
+        clip_gradients=False,
+        allocator="native",
+        loading="device" if quantised else "host",
+        empty_cache_after_load=False,
+        peak_from="load",
+    )
+
+
+CANIFINETUNE_CITED = {
+    "attention": f"{CANIFINETUNE} _build_model: attn_implementation as configured",
+    "autocast": f"{CANIFINETUNE} run_bench: model(...) without autocast",
+    "kbit_upcast": f"{CANIFINETUNE} _build_model: prepare_model_for_kbit_training for qlora",
+    "outputs_held": f"{CANIFINETUNE} run_bench: `outputs` and `loss` live through the loop",
+    "outputs_overlap": f"{CANIFINETUNE} run_bench: `outputs` is rebound only after the next forward pass",
+    "reentrant": "qlora: prepare_model_for_kbit_training passes {} and torch 2.6 then takes reentrant; "
+    "lora: transformers 5 gradient_checkpointing_enable() takes use_reentrant False",
+    "input_gradients": "peft: enabled with checkpointing by PeftModel and by prepare_model_for_kbit_training",
+    "optimizer": f"{CANIFINETUNE} _build_optimizer: both 8-bit names are PagedAdamW8bit",
+    "clip_gradients": f"{CANIFINETUNE} run_bench: no clipping",
+    "allocator": "no allocator settings in the repository: torch's default",
+    "loading": f"{CANIFINETUNE} _build_model: device_map for qlora, model.to(device) otherwise",
+    "empty_cache_after_load": "peft 0.19.1 does not empty the cache",
+    "peak_from": f"{CANIFINETUNE} run_bench: reset_peak before load, maximum over all snapshots",
+}
+
+
+def _bert(row: Row) -> Behaviour:
+    mixed = "fp16" in row.dtype
+    return Behaviour(
+        name="transformers Trainer of January 2022",
+        attention="eager",
+        compute_word=2 if mixed else 4,
+        autocast=mixed,
+        full_word=4,
+        loss="full",
+        outputs_held=False,
+        checkpointing=not row.checkpointing.startswith("no"),
+        reentrant=True,
+        input_gradients=False,
+        accumulation=_accumulation(row) > 1,
+        optimizer=_old_optimizer(row.optimizer),
+        optimizer_kernel="loop",
+        clip_gradients=True,
+        allocator="native",
+        loading="host",
+        empty_cache_after_load=False,
+        peak_from="load",
+    )
+
+
+def _old_optimizer(name: str) -> str:  # type: ignore[return]
+    if "adafactor" in name:
+        return "adafactor"
+    return "adamw_8bit" if "8" in name else "adamw"
+
+
+def _accumulation(row: Row) -> int:
+    found = re.search(r"accumulation (\d+)", row.notes)
+    return int(found.group(1)) if found else 1
+
+
+BERT_CITED = {
+    "autocast": f"{HF_BERT}: fp16=True in the rows that say AMP (torch.cuda.amp around the forward pass)",
+    "full_word": f"{HF_BERT}: from_pretrained without dtype: fp32 weights",
+    "reentrant": "torch 1.10 has only the reentrant checkpoint",
+    "outputs_held": "Trainer.training_step drops the outputs before backward",
+    "accumulation": f"{HF_BERT}: gradient_accumulation_steps=4 in the rows that say so",
+    "optimizer_kernel": "transformers 4.16 optimization.AdamW: one tensor after the other",
+    "allocator": "torch 1.10's default",
+}
+
+
+def _compiled(row: Row) -> str | None:
+    if "compile" in row.notes:
+        return "torch.compile decides anew what is kept: not modelled"
+    if row.checkpointing.startswith("selective"):
+        return "selective activation checkpointing is not modelled"
+    return None
+
+
+PROGRAMS = (
+    Program("fitcheck-llm", "fitcheck", _fitcheck, _always, FITCHECK_CITED),
+    Program("canifinetune", "can-i-finetune", _canifinetune, _always, CANIFINETUNE_CITED, steps=3),
+    Program("transformers Trainer 2022", "huggingface/transformers docs", _bert, _always, BERT_CITED),
+)
+
+
+def generic(row: Row) -> Behaviour:
+    """A program that nobody described: what the row itself says, and transformers' and torch's defaults for the rest."""
+    quantised = row.quant not in {"", "none"}
+    autocast = "amp" in row.dtype or ("autocast" in row.dtype and "no autocast" not in row.dtype)
+    held = "logits held" in row.notes
+    base = Behaviour(
+        name="as the row says",
+        attention="eager" if row.attention.startswith("eager") else "flash_attention_2" if row.attention.startswith("flash") else "sdpa",
+        compute_word=4 if row.dtype in {"fp32", "float32"} else 2,
+        autocast=autocast,
+        full_word=4 if autocast or row.dtype in {"fp32", "float32"} else 2,
+        kbit_upcast=quantised,
+        outputs_held=held,
+        checkpointing=row.checkpointing.startswith("yes"),
+        reentrant="reentrant" in row.checkpointing and "use_reentrant=false" not in row.checkpointing,
+        optimizer=_named_optimizer(row.optimizer),  # type: ignore[arg-type]
+        optimizer_kernel="foreach" if "foreach" in row.optimizer else "fused",
+        paged="paged" in row.optimizer,
+        allocator="native",
+        loading="device" if quantised else "host",
+        empty_cache_after_load=False,
+    )
+    return replace(base, expand_kv="expanded" in row.attention, sdpa_kernel="efficient" if "mem-efficient" in row.attention else "auto")
+
+
+def _named_optimizer(name: str) -> str:
+    if "adafactor" in name:
+        return "adafactor"
+    if "8bit" in name or "8-bit" in name:
+        return "lion_8bit" if "lion" in name else "adamw_8bit"
+    return "sgd" if name.startswith("sgd") else "adamw"
+
+
+def program_of(row: Row) -> Program:
+    """The program that made the row."""
+    source = row.source.lower()
+    for program in PROGRAMS:
+        if program.match.lower() in source:
+            return program
+    return Program("as the row says", "", generic, _compiled)
