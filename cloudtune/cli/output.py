@@ -6,7 +6,11 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from cloudtune.errors import UsageError
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloudtune.errors import CloudtuneError
 
 
@@ -37,3 +41,11 @@ def warn(problems: Iterable[CloudtuneError]) -> None:
         from cloudtune.show.text import stderr_page
 
         chatter("\n".join(error_lines(problem, stderr_page())))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that the user named. Raises UsageError when it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the file cannot be written: {error.strerror}", where=str(path), hint="choose another file with -o") from error

@@ -18,14 +18,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Plan, print, and save when asked."""
-    from cloudtune.cli.output import chatter, json_result, result
-    from cloudtune.cli.planning import plan_recipe, save_plan
+    from cloudtune.cli.output import chatter, json_result, result, write_text
+    from cloudtune.cli.planning import plan_recipe
     from cloudtune.session import Session
 
     with Session.open() as session:
         made = plan_recipe(recipe, provider=provider, sets=sets or (), session=session)
     if output is not None:
-        save_plan(made, output)
+        write_text(output, made.model_dump_json(indent=2) + "\n")
         chatter(f"saved to {output}; launch it with: cloudtune launch {output}")
     if as_json:
         json_result(made)

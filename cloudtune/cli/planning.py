@@ -30,14 +30,6 @@ def recipe_or_plan(path: Path, *, provider: str | None, sets: Sequence[str], ses
     return read_plan(path)
 
 
-def save_plan(plan: Plan, path: Path) -> None:
-    """Write ``plan`` as JSON."""
-    try:
-        path.write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the plan cannot be saved: {error.strerror}", where=str(path), hint="choose another file with -o") from error
-
-
 def read_plan(path: Path) -> Plan:
     """A plan saved by ``plan -o``. Raises UsageError when the file is something else or from another version."""
     from pydantic import ValidationError

@@ -66,17 +66,14 @@ def _bundle(plan: Plan, output: Path | None, as_json: bool) -> None:
 
 def _request(plan: Plan, session: Session, output: Path | None) -> None:
     """The request is JSON by nature, so ``--json`` changes nothing."""
-    from cloudtune.cli.output import chatter, json_result
+    from cloudtune.cli.output import chatter, json_result, write_text
     from cloudtune.show.json import to_text
 
     body = _request_body(plan, session)
     if output is None:
         json_result(body)
         return
-    try:
-        output.write_text(to_text(body), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the request cannot be written: {error.strerror}", where=str(output)) from error
+    write_text(output, to_text(body))
     chatter(f"written to {output}")
 
 
