@@ -79,9 +79,12 @@ def is_held(path: Path) -> bool:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[FileLock | None]:
-    """``with held(path) as lock``: the lock, or None when somebody else has it; the file is removed at the end."""
-    lock = FileLock.try_acquire(path)
+def held(path: Path, clock: Clock, seconds: float = 0.0) -> Iterator[FileLock | None]:
+    """``with held(path, clock) as lock``: the lock, or None when somebody else keeps it; the file is removed at the end.
+
+    ``seconds``: how long to wait for it.
+    """
+    lock = FileLock.acquire(path, clock, seconds)
     try:
         yield lock
     finally:

@@ -154,12 +154,12 @@ class ScriptedJobs:
         if fault is Fault.HANGS:
             self._clock.sleep(self._deadline)
         if fault not in (Fault.NONE, Fault.LOST_REPLY):
-            raise _ERRORS[fault]() from ScriptedFault(fault.value)
+            raise _error(fault) from ScriptedFault(fault.value)
         return fault
 
     def _lose_reply(self, fault: Fault) -> None:
         if fault is Fault.LOST_REPLY:
-            raise _ERRORS[fault]() from ScriptedFault(fault.value)
+            raise _error(fault) from ScriptedFault(fault.value)
 
     def _scene(self, launch_id: LaunchId) -> Scene:
         position = min(self._position.get(launch_id, 0), len(self._scenes) - 1)
@@ -204,6 +204,10 @@ def scripted_place(jobs: ScriptedJobs) -> Place:
 
 def _ref(launch_id: LaunchId) -> JobRef:
     return JobRef(NAME, "stage", launch_id)
+
+
+def _error(fault: Fault) -> ProviderError:
+    return _ERRORS[fault]()
 
 
 _AGAIN = "try again in a moment"

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cloudtune.providers.base import Place, Request
     from cloudtune.session import Session
 
+_PATIENCE_SECONDS = 2.0
+"""A lock that is held for longer belongs to a launcher at work, not to a process that was just looking."""
+
 
 def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progress: Callable[[str], None] | None = None) -> JobView:
     """Start the job of ``plan`` and return its view as soon as the provider has it.
@@ -40,7 +43,7 @@ def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progre
     if known is not None and known.ref is not None and not _may_go_on(known):
         return known
     lock_path = launching_lock(session, chosen)
-    with held(lock_path) as lock:
+    with held(lock_path, session.clock, _PATIENCE_SECONDS) as lock:
         if lock is None:
             raise UsageError(f"{chosen} is being launched by another process", code="launching", hint="see it with: cloudtune ps")
         return _launch(plan, chosen, session, progress or (lambda _: None))

@@ -64,12 +64,13 @@ def reconcile(session: Session, *, adopt: bool = False) -> Reconciled:
         except CloudtuneError as error:
             settled["waiting"].append(view.id)
             problems.append(error)
+    _sweep(session)
     adopted = _adopt(session) if adopt else ()
     return Reconciled(tuple(settled["confirmed"]), tuple(settled["abandoned"]), tuple(settled["waiting"]), tuple(adopted), tuple(problems))
 
 
 def _settle(view: JobView, session: Session) -> str:
-    with held(launching_lock(session, view.id)) as lock:
+    with held(launching_lock(session, view.id), session.clock) as lock:
         if lock is None:
             return "waiting"  # its launcher is alive, or another process is settling it
         fresh = session.ledger.view(view.id)
@@ -95,6 +96,13 @@ def _ask(view: JobView, session: Session) -> str:
 def _waited(view: JobView, session: Session) -> bool:
     # The absolute value: a clock that was set back must not leave a launch open for ever.
     return view.created is not None and abs((session.clock.now() - view.created).total_seconds()) >= WAIT_SECONDS
+
+
+def _sweep(session: Session) -> None:
+    """Remove the lock files of launchers that died before they had written anything."""
+    for path in (session.settings.home / "launching").glob("*.lock"):
+        with held(path, session.clock):
+            pass
 
 
 def _adopt(session: Session) -> list[LaunchId]:
