@@ -1,0 +1,32 @@
+"""For all tests: no test touches the home, cache or settings of the person who runs it, or reaches a model hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the whole run, so that the small base model is trained once; xdist workers share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cloudtune-cache"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh home, shared cache, no user settings, no hub, whatever the environment says."""
+    for name in [name for name in os.environ if name.startswith("CLOUDTUNE_") and name != "CLOUDTUNE_REWRITE"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CLOUDTUNE_HOME", str(tmp_path / "cloudtune-home"))
+    monkeypatch.setenv("CLOUDTUNE_CACHE", str(shared_cache))
+    monkeypatch.setenv("CLOUDTUNE_CONFIG", str(tmp_path / "no-settings.toml"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.delenv("COLUMNS", raising=False)
