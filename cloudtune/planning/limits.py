@@ -17,6 +17,8 @@ def unfit_by_nature(recipe: Recipe, offer: Offer) -> str | None:
         return f"the recipe names {recipe.compute.instance}"
     if recipe.compute.purchase not in ("any", offer.purchase) and offer.purchase != "owned":
         return f"the recipe wants {recipe.compute.purchase}"
+    if offer.blocked:
+        return offer.blocked
     if offer.usd_per_hour is None and recipe.compute.instance != offer.instance:
         return "its price is unknown; it is only taken when the recipe names it"
     if offer.gpu_count and recipe.model.dtype == "bfloat16" and not offer.gpu.bf16:
