@@ -124,7 +124,7 @@ class Reading:
     progress: Progress | None = None
 
 
-EventKind = Literal["intended", "confirmed", "reading", "stop_requested", "abandoned", "collected", "cost", "measured", "note"]
+EventKind = Literal["intended", "confirmed", "resumed", "reading", "stop_requested", "abandoned", "collected", "cost", "measured", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,8 @@ def _apply(view: JobView, event: Event) -> JobView:
         case "confirmed":
             waiting = state in (JobState.PLANNED, JobState.SUBMITTING)
             return replace(touched, ref=JobRef.parse(body["ref"]), state=JobState.QUEUED if waiting else state)
+        case "resumed":
+            return replace(touched, state=JobState.QUEUED, message="", exit_code=None) if view.state is JobState.INTERRUPTED else touched
         case "reading":
             return _read(touched, body)
         case "stop_requested":

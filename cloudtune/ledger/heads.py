@@ -55,7 +55,7 @@ def advance(connection: sqlite3.Connection, event: Event) -> JobView:
     """Fold ``event`` into its launch's head and return the new view."""
     head = read_head(connection, event.launch_id)
     view = fold(head.view, [event])
-    reading = changed(event.body) if event.kind == "reading" else head.reading
+    reading = changed(event.body) if event.kind == "reading" else "" if event.kind == "resumed" else head.reading
     row = (event.launch_id, event.seq, head.born or event.seq, int(not view.ended), view.provider, view.recipe, reading, dump_view(view))
     connection.execute(_UPSERT, row)
     return view

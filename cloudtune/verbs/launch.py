@@ -63,11 +63,10 @@ def _launch(plan: Plan, launch_id: LaunchId, session: Session, say: Callable[[st
     view = session.ledger.intend(_intention(plan, request), output_dir=str(Path.cwd() / plan.recipe.output.dir))
     if view.state is JobState.FAILED:
         raise UsageError(f"the launch {launch_id} was given up: {view.message}", code="launch-given-up", hint="launch without a job id")
-    say("submitting")
-    ref = _submit(place, request, session)
     if view.ref is not None:
-        return session.ledger.append(launch_id, "note", {"text": "goes on from its checkpoint"})
-    return session.ledger.confirm(launch_id, ref)
+        session.ledger.append(launch_id, "resumed", {})
+    say("submitting")
+    return session.ledger.confirm(launch_id, _submit(place, request, session))
 
 
 def _preflight(place: Place, plan: Plan) -> None:

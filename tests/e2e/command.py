@@ -31,20 +31,49 @@ class Ran:
         return answer
 
 
-def surroundings(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The test's environment, with this checkout importable from any folder."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(extra or {})}
+def surroundings(source: Path = ROOT, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The test's environment, with the checkout ``source`` importable from any folder."""
+    return {**os.environ, "PYTHONPATH": str(source), "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
-def cloudtune(*arguments: str | Path, folder: Path, env: Mapping[str, str] | None = None, timeout: float = 300, stdin: str = "") -> Ran:
+def command_line(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "cloudtune", *map(str, arguments)]
+
+
+def cloudtune(
+    *arguments: str | Path, folder: Path, source: Path = ROOT, env: Mapping[str, str] | None = None, timeout: float = 300, stdin: str = ""
+) -> Ran:
     """Run ``cloudtune ARGUMENTS`` in ``folder`` and wait for it."""
     ran = subprocess.run(
-        [sys.executable, "-m", "cloudtune", *map(str, arguments)],
+        command_line(*arguments),
         cwd=folder,
-        env=surroundings(env),
+        env=surroundings(source, env),
         input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,
     )
     return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A copy of cloudtune with a stand-in trainer, and a work folder with ``plan.json``."""
+
+    source: Path
+    work: Path
+
+    def run(self, *arguments: str | Path, timeout: float = 60, env: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
+        return cloudtune(*arguments, folder=self.work, source=self.source, timeout=timeout, env=env, stdin=stdin)
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start a command and return at once; stdout and stderr are pipes."""
+        return subprocess.Popen(
+            command_line(*arguments),
+            cwd=self.work,
+            env=surroundings(self.source),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )

@@ -74,12 +74,13 @@ def process_mark(pid: int) -> dict[str, Any]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When ``pid`` was started, in clock ticks since boot; None when there is no such process or no /proc."""
+    """When ``pid`` was started, in clock ticks since boot; None when it does not run (any more) or there is no /proc."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])  # dead and only waiting to be buried
 
 
 def boot_id() -> str:
@@ -109,8 +110,11 @@ def cut_off(folder: Path, attempt: int) -> bool:
     ended = read_json(folder / EXIT)
     if ended is not None and ended["attempt"] == attempt:
         return ended["code"] == INTERRUPTED_CODE and ended["reason"] in ("exited", "terminated")
+    manifest = read_json(folder / ROOT / MANIFEST)
+    if manifest is not None:
+        return manifest.get("outcome") == "interrupted"
     checkpoints = folder / ROOT / "checkpoints"
-    return not (folder / ROOT / MANIFEST).exists() and checkpoints.is_dir() and any(checkpoints.iterdir())
+    return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
 class Redactor:
