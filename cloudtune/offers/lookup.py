@@ -15,6 +15,7 @@ from typing import cast
 
 from cloudtune.errors import UsageError
 from cloudtune.offers.offer import NO_GPU, Gpu, Offer, Purchase
+from cloudtune.offers.spot import with_managed_spot
 from cloudtune.units import GIB, MIB
 
 PROVIDERS = ("aws", "gcp")
@@ -110,7 +111,8 @@ def _known(name: str, reported_bytes: int) -> Gpu | None:
 
 @cache
 def _table(provider: str) -> tuple[Offer, ...]:
-    return tuple(_offer(provider, row) for row in _rows(provider))
+    listed = tuple(_offer(provider, row) for row in _rows(provider))
+    return with_managed_spot(listed) if provider == "aws" else listed
 
 
 def _offer(provider: str, row: dict[str, str]) -> Offer:

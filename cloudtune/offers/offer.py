@@ -57,6 +57,9 @@ class Offer:
     """Why no job of ours can run there, in one sentence; empty = nothing known against it."""
     disk_usd_per_gib_hour: float = 0.0
     """Price of attached boot disk, on top of ``usd_per_hour``; 0 = included or of no weight."""
+    usd_per_hour_low: float | None = None
+    usd_per_hour_high: float | None = None
+    """Ends of the range where no fixed price is published (managed spot); ``usd_per_hour`` lies between them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,10 +226,10 @@ def weigh(
     return Weighing(options, turned_down, timing.amount, timing, walk.reckoner, walk.reckoner.leanest())
 
 
-def order(timing: Timing, option: Option) -> tuple[float, float, str, str, str, str]:
+def order(timing: Timing, option: Option) -> tuple[float, float, str, str, str, str, str]:
     """The order of options, the best first; equal ones by name, so that it is always the same one."""
     offer = option.offer
-    return (*timing.rank(option.way), offer.provider, offer.instance, offer.region, offer.purchase)
+    return (*timing.rank(option.way), offer.provider, offer.instance, offer.accelerator, offer.region, offer.purchase)
 
 
 def rejected(offer: Offer, reason: str, needs: int | None = None, has: int | None = None) -> Rejected:

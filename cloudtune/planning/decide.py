@@ -16,6 +16,7 @@ from cloudtune.planning.choose import Manner, Option, Weighing, summary_of, weig
 from cloudtune.planning.plan import Advice, Candidate, Chosen, DataStats, Plan, Rejected
 from cloudtune.planning.reckoner import device_of, fits
 from cloudtune.planning.resolve import decisions, resolve
+from cloudtune.planning.ways import Rates
 from cloudtune.recipe.digest import recipe_digest
 from cloudtune.recipe.spec import Recipe
 
@@ -88,7 +89,8 @@ def _nothing(question: Question, weighing: Weighing) -> str:
 
 def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
     recipe, offer, way = question.recipe, best.offer, best.way
-    chosen = chosen_of(offer)
+    rates = weighing.timing.rates(offer)
+    chosen = chosen_of(offer, rates)
     resolved = resolve(
         recipe,
         question.shape,
@@ -99,7 +101,6 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
         save_every=weighing.timing.wanted_interval(offer.purchase),
     )
     hours, low, high = (value / 3600 for value in (way.seconds.expected, way.seconds.low, way.seconds.high))
-    rate, dearest = chosen.usd_per_hour, chosen.usd_per_hour_high or chosen.usd_per_hour
     nodes = way.layout.nodes
     return Plan(
         cloudtune_version=question.cloudtune_version,
@@ -115,11 +116,11 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
         hours=hours,
         hours_low=low,
         hours_high=high,
-        usd=cost.run_usd(hours, rate, nodes),
-        usd_low=cost.run_usd(low, offer.usd_per_hour_low or rate, nodes),
-        usd_high=cost.run_usd(high, dearest, nodes),
+        usd=cost.run_usd(hours, rates.expected, nodes),
+        usd_low=cost.run_usd(low, rates.low, nodes),
+        usd_high=cost.run_usd(high, rates.high, nodes),
         max_seconds=cost.time_limit_seconds(
-            max_usd=recipe.budget.max_usd, max_hours=recipe.compute.max_hours, usd_per_hour=dearest, nodes=nodes
+            max_usd=recipe.budget.max_usd, max_hours=recipe.compute.max_hours, usd_per_hour=rates.high, nodes=nodes
         ),
         candidates=tuple(option.candidate() for option in weighing.options),
         rejected=weighing.rejected,
@@ -130,8 +131,8 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
     )
 
 
-def chosen_of(offer: Offer) -> Chosen:
-    """An offer as the plan records it."""
+def chosen_of(offer: Offer, rates: Rates) -> Chosen:
+    """An offer as the plan records it, with its disk in the price."""
     return Chosen(
         provider=offer.provider,
         region=offer.region,
@@ -139,9 +140,9 @@ def chosen_of(offer: Offer) -> Chosen:
         purchase=offer.purchase,
         gpu=offer.gpu.name if offer.gpu_count else "cpu",
         gpu_bytes=device_of(offer).total_bytes,
-        usd_per_hour=offer.usd_per_hour or 0.0,
+        usd_per_hour=rates.expected,
         price_date=offer.price_date,
-        usd_per_hour_high=offer.usd_per_hour_high,
+        usd_per_hour_high=rates.high if rates.high > rates.expected else None,
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cloudtune.offers.offer import Offer
+from cloudtune.offers.offer import Offer, unsupported
 from cloudtune.planning.ways import Timing, Way, without_checkpoints
-from cloudtune.recipe.spec import Recipe
+from cloudtune.recipe.spec import QloraMethod, Recipe
 from cloudtune.units import duration as spell
 from cloudtune.units import usd
 
@@ -19,11 +19,17 @@ def unfit_by_nature(recipe: Recipe, offer: Offer) -> str | None:
         return f"the recipe wants {recipe.compute.purchase}"
     if offer.blocked:
         return offer.blocked
+    if offer.gpu_count and (reason := unsupported(offer.gpu, *_needs(recipe))) is not None:
+        return reason
     if offer.usd_per_hour is None and recipe.compute.instance != offer.instance:
         return "its price is unknown; it is only taken when the recipe names it"
-    if offer.gpu_count and recipe.model.dtype == "bfloat16" and not offer.gpu.bf16:
-        return f"{offer.gpu.name} has no bfloat16; model.dtype: float16 would allow it"
     return None
+
+
+def _needs(recipe: Recipe) -> tuple[str, ...]:
+    """What the recipe asks of a card, in the words of ``offers.offer.RULES``."""
+    quantization = recipe.method.quantization if isinstance(recipe.method, QloraMethod) else ""
+    return (recipe.model.dtype, recipe.model.attention, quantization)
 
 
 def beyond_limits(timing: Timing, offer: Offer, way: Way, *, named_provider: bool) -> str | None:

@@ -18,7 +18,7 @@ from cloudtune.planning.duration import Machine, ModelNumbers, Seconds, Task
 from cloudtune.planning.host import host_bytes
 from cloudtune.planning.layout import layouts
 from cloudtune.planning.plan import DataStats
-from cloudtune.planning.resolve import checkpoint_steps
+from cloudtune.planning.resolve import checkpoint_steps, disk_gib
 from cloudtune.planning.risk import checkpoint_seconds, risk_usd
 from cloudtune.planning.speeds import gpu_speed, wires
 from cloudtune.planning.trained import checkpoint_bytes, result_bytes, trained_weights
@@ -44,6 +44,15 @@ class Way:
     @property
     def hours(self) -> float:
         return self.seconds.expected / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """USD per hour and machine: the range of a price, three times the same number for a fixed one."""
+
+    low: float
+    expected: float
+    high: float
 
 
 @dataclass(slots=True)
@@ -128,16 +137,23 @@ class Timing:
         start = self._start(offer)
         total = start.plus(training).plus(duration.finish_seconds(offer.provider, result_bytes(self.recipe, self.shape)))
         hours = total.expected / 3600
-        usd = cost.run_usd(hours, offer.usd_per_hour or 0.0, layout.nodes)
+        usd = cost.run_usd(hours, self.rates(offer).expected, layout.nodes)
         interval = min(self.checkpoint_interval(offer.purchase, training.expected), training.expected)
         risk = risk_usd(usd, hours, purchase=offer.purchase, interval_seconds=interval, restart_seconds=start.expected)
         return Way(layout, training, total, usd, risk)
+
+    def rates(self, offer: Offer) -> Rates:
+        """USD per hour and machine with its boot disk; an unknown price counts as nothing (it is only taken when named)."""
+        disk = offer.disk_usd_per_gib_hour * disk_gib(self.recipe, self.shape)
+        expected = offer.usd_per_hour or 0.0
+        ends = offer.usd_per_hour_low or expected, expected, offer.usd_per_hour_high or expected
+        return Rates(*(round(value + disk, 6) if offer.usd_per_hour else 0.0 for value in ends))
 
     def _start(self, offer: Offer) -> Seconds:
         return duration.startup_seconds(
             offer.provider,
             2.0 * self.shape.parameters,
-            quantised=self.recipe.method.type == "qlora",
+            quantised=isinstance(self.recipe.method, QloraMethod),
             builtin=is_builtin(self.recipe.model.base),
         )
 

@@ -49,7 +49,7 @@ def measure(recipe: Recipe, base_dir: Path) -> DataStats:
         tokens=tokens,
         mean_tokens=round(tokens / max(1, rows), 1),
         longest_tokens=longest,
-        basis=basis,  # type: ignore[arg-type]
+        basis=basis,
     )
 
 
