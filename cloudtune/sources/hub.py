@@ -94,6 +94,7 @@ class _KeepTokenHome(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         there = urllib.parse.urlsplit(newurl)
         if there.scheme not in ("http", "https"):
+            fp.close()
             raise urllib.error.URLError(f"redirected to {there.scheme}://")
         follow = super().redirect_request(req, fp, code, msg, headers, newurl)
         if follow is not None and there[:2] != urllib.parse.urlsplit(req.full_url)[:2]:
