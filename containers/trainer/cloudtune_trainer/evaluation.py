@@ -1,0 +1,50 @@
+"""Mean loss over the held-out sequences. Deterministic; changes nothing in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from cloudtune_trainer.batches import Batch, causal_batch, masked_batch
+from cloudtune_trainer.loss import TokenLoss
+from cloudtune_trainer.surroundings import StopSign
+from cloudtune_trainer.tokens import Sequence
+from cloudtune_trainer.workers import Workers
+
+
+@torch.no_grad()
+def mean_loss(
+    model: TokenLoss, batches: list[list[Sequence]], pad: int, workers: Workers, precision: AbstractContextManager[Any], stop: StopSign
+) -> float | None:
+    """Nats per learned token over all ``batches``: total loss ÷ total tokens, so batch sizes do not matter.
+
+    None when the process is asked to end meanwhile.
+    """
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=workers.device)
+    learned = 0
+    for batch in _own_batches(model.causal, batches, pad, workers):
+        if stop.up:
+            break
+        with precision:
+            total += model(batch).double()
+        learned += int((batch.labels != -100).sum())
+    model.train(was_training)
+    nats, tokens = workers.total([float(total), float(learned)])
+    return None if workers.any(stop.up) else nats / max(1.0, tokens)
+
+
+def _own_batches(causal: bool, batches: list[list[Sequence]], pad: int, workers: Workers) -> Iterator[Batch]:
+    make = causal_batch if causal else masked_batch
+    for chosen in batches[workers.rank :: workers.count]:
+        yield make([(sequence,) for sequence in chosen], pad, workers.device)
+
+
+def eval_batches(sequences: tuple[Sequence, ...], size: int) -> list[list[Sequence]]:
+    """Equal lengths together, longest first: little padding, and what does not fit shows at once."""
+    ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]

@@ -1,0 +1,361 @@
+"""The run, from top to bottom: base, data, model, first evaluation, steps, last evaluation, artifacts, manifest.
+
+    CLOUDTUNE_ROOT=/tmp/job python -m cloudtune_trainer
+
+Everything random is a function of (seed, step): a run that was interrupted and resumed leaves the same bytes as one
+that was not. The loop is our own, so that what happens in a step is what stands here, and the memory estimate can
+replay it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from cloudtune.errors import JobFailed
+from cloudtune.manifest import Manifest
+from cloudtune.recipe.resolved import JobFile
+from cloudtune_trainer import artifacts, checkpoints, data, orders
+from cloudtune_trainer.batches import Batch, Group, Hiding, causal_batch, masked_batch, micro_batches, steps
+from cloudtune_trainer.chat import ChatRenderer
+from cloudtune_trainer.checkpoints import Progress
+from cloudtune_trainer.evaluation import eval_batches, mean_loss
+from cloudtune_trainer.learner import Learner, Step, learn, make_learner, seed_everything
+from cloudtune_trainer.loss import check_chunked
+from cloudtune_trainer.model import Base, find_base, load_base, load_tokenizer, make_trainable, pad_id
+from cloudtune_trainer.packing import pack
+from cloudtune_trainer.paths import Paths
+from cloudtune_trainer.peaks import Peaks, let_go
+from cloudtune_trainer.report import Pace, Report
+from cloudtune_trainer.schedule import rate_at
+from cloudtune_trainer.surroundings import Interrupted, StopSign, quiet_transformers, use_threads
+from cloudtune_trainer.tokens import Sequence, Tokens
+from cloudtune_trainer.workers import Workers, connect, disconnect, join
+
+Outcome = Literal["complete", "interrupted", "stopped"]
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What every part of a run needs: the orders, the folders, and the process's surroundings."""
+
+    job: JobFile
+    paths: Paths
+    workers: Workers
+    report: Report
+    peaks: Peaks
+    stop: StopSign
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is trained on: the base's place, tokenizer, sequences, lines of batches, and the number of steps that makes."""
+
+    base: Base
+    tokenizer: Any
+    pad: int
+    data: data.Data
+    groups: list[Group]
+    hiding: Hiding | None
+    evaluation: list[list[Sequence]]
+    total_steps: int
+
+
+def train(job: JobFile, paths: Paths, stop: StopSign) -> Outcome:
+    """Do the whole job in ``paths``. Raises JobFailed with a sentence for the user."""
+    use_threads(job)
+    quiet_transformers()
+    workers = join(job)
+    run = Run(job, paths, workers, Report(paths.metrics, speaks=workers.first), Peaks(workers.device), stop, time.monotonic())
+    if workers.first:
+        artifacts.empty(paths.model)
+    try:
+        material = _gather(run)
+        connect(workers)
+        learner, progress = _load(run, material)
+    except Interrupted:
+        _leave(run, "interrupted", None, None, Progress(orders.digest(job)), None)
+        return "interrupted"
+    resumed = progress.step or None
+    progress = _evaluate_before(run, material, learner, progress)
+    progress, outcome = _steps(run, material, learner, progress)
+    outcome, progress = _finish(run, material, learner, progress, outcome)
+    _leave(run, outcome, material, learner, progress, resumed)
+    disconnect()
+    return outcome
+
+
+def _gather(run: Run) -> Material:
+    """Base model's place, tokenizer, data. No weight is loaded yet."""
+    job = run.job
+    with run.peaks.phase("prepare"):
+        base = find_base(job, run.paths, run.report, run.stop)
+    run.report.row("tokenize", message=f"reading {len(job.train) + len(job.eval)} data sources")
+    with run.peaks.phase("tokenize"):
+        tokenizer = load_tokenizer(job, base, run.paths)
+        tokens = Tokens(tokenizer, job.recipe.data, job.recipe.task, lambda: ChatRenderer(tokenizer))
+        found = data.prepare(job, run.paths, tokens)
+    run.report.row("tokenize", message=_counts(found, job.recipe.data.max_length))
+    run.stop.check()
+    groups = _lines(job, found.train)
+    hiding = _hiding(job, tokenizer)
+    held = found.evaluation if hiding is None else tuple(hiding.apply(sequence, 0) for sequence in found.evaluation)
+    return Material(
+        base=base,
+        tokenizer=tokenizer,
+        pad=pad_id(tokenizer),
+        data=replace(found, evaluation=held),
+        groups=groups,
+        hiding=hiding,
+        evaluation=eval_batches(held, job.layout.micro_batch_size),
+        total_steps=_total_steps(job, len(groups)),
+    )
+
+
+def _counts(found: data.Data, limit: int) -> str:
+    said = f"{found.train_rows} rows to learn, {found.eval_rows} held out"
+    if found.cut_rows:
+        said += f"; {found.cut_rows} were longer than max_length {limit} and were cut"
+    if found.dropped_rows:
+        said += f"; {found.dropped_rows} were left out, as nothing in them is learned"
+    return said
+
+
+def _lines(job: JobFile, sequences: tuple[Sequence, ...]) -> list[Group]:
+    if not job.recipe.data.packing:
+        return [(sequence,) for sequence in sequences]
+    packed = pack([len(sequence.ids) for sequence in sequences], job.recipe.data.max_length)
+    return [tuple(sequences[index] for index in group) for group in packed]
+
+
+def _hiding(job: JobFile, tokenizer: Any) -> Hiding | None:
+    if job.recipe.task != "masked_lm":
+        return None
+    if tokenizer.mask_token_id is None:
+        raise JobFailed("the tokenizer has no mask token, so masked_lm cannot hide anything", hint="use task: causal_lm, or an encoder model")
+    return Hiding(tokenizer.mask_token_id, len(tokenizer), tuple(tokenizer.all_special_ids), job.recipe.training.seed)
+
+
+def _total_steps(job: JobFile, lines: int) -> int:
+    training = job.recipe.training
+    if training.max_steps is not None:
+        return training.max_steps
+    return max(1, math.ceil((training.epochs or 3.0) * lines / job.layout.batch_size))
+
+
+def _load(run: Run, material: Material) -> tuple[Learner, Progress]:
+    """Model, adapters and optimizer on the device, at the newest checkpoint if there is one."""
+    job = run.job
+    run.report.row("load", message=f"loading {job.recipe.model.base}")
+    with run.peaks.phase("load"):
+        model = load_base(job, material.base, run.workers.device)
+        seed_everything(job.recipe.training.seed, 0, 0)  # the same adapters on every worker and in every run
+        model = make_trainable(job, model, material.base)
+        learner = make_learner(job, model, run.workers)
+        progress = Progress(orders.digest(job))
+        home = checkpoints.newest(run.paths.checkpoints, progress.job)
+        if home is not None:
+            progress = checkpoints.read_progress(home)
+            checkpoints.restore_weights(home / "weights.safetensors", model, run.workers.device)
+            learner.load_state(checkpoints.read_optimizer(home, run.workers.device))
+            run.report.row("load", message=f"resuming from the checkpoint of step {progress.step}")
+        if learner.loss.chunked:
+            check_chunked(model, _batches(run, material, material.groups[:1], 0)[0])
+        let_go(run.workers.device)
+    run.stop.check()
+    return learner, progress
+
+
+def _evaluate_before(run: Run, material: Material, learner: Learner, progress: Progress) -> Progress:
+    """The held-out loss of the base: adapters begin as nothing."""
+    if progress.step or not material.evaluation:
+        return progress
+    loss = _evaluate(run, material, learner, 0)
+    return replace(progress, eval_loss_before=loss, eval_loss=loss, eval_loss_step=0, best_eval_loss=loss)
+
+
+def _evaluate(run: Run, material: Material, learner: Learner, step: int) -> float | None:
+    run.report.row("eval", step=step, total_steps=material.total_steps, message=f"evaluating {material.data.eval_rows} rows")
+    with run.peaks.phase("eval"):
+        loss = mean_loss(learner.loss, material.evaluation, material.pad, run.workers, learner.precision, run.stop)
+    if loss is not None:
+        run.report.row("eval", step=step, total_steps=material.total_steps, eval_loss=round(loss, 6))
+    return loss
+
+
+def _steps(run: Run, material: Material, learner: Learner, progress: Progress) -> tuple[Progress, Outcome]:
+    """Optimizer steps until all are done, or something asks to end. Checkpoints and evaluations on the way."""
+    training, total = run.job.recipe.training, material.total_steps
+    every_save, every_eval = int(training.save_steps), int(training.eval_steps)
+    before = progress
+    pace = Pace(progress.step, total)
+    learner.network.train()
+    for groups in steps(material.groups, run.job.layout.batch_size, training.seed, progress.step, total):
+        if run.workers.any(run.stop.up):
+            return _timed(run, before, progress), "interrupted"
+        if _out_of_time(run, before):
+            return _timed(run, before, progress), "stopped"
+        begun = time.monotonic()
+        with run.peaks.phase("train"):
+            rate = rate_at(progress.step, total, training)
+            step = _one_step(run, material, learner, groups, progress.step, rate)
+        progress = _added(progress, step, time.monotonic() - begun)
+        pace.add(step.loss_sum, step.learned, step.tokens)
+        if pace.due(progress.step):
+            epoch = progress.step * run.job.layout.batch_size / len(material.groups)
+            run.report.row("train", epoch=round(epoch, 4), learning_rate=rate, grad_norm=round(step.norm, 5), **pace.row(progress.step))
+        if material.evaluation and (progress.step % every_eval == 0 or progress.step == total):
+            progress = _evaluated(run, material, learner, progress)
+            if training.early_stopping_patience is not None and progress.evaluations_without_gain >= training.early_stopping_patience:
+                return _timed(run, before, progress), "stopped"
+        if progress.step % every_save == 0:
+            _save(run, learner, _timed(run, before, progress))
+    return _timed(run, before, progress), "complete"
+
+
+def _one_step(run: Run, material: Material, learner: Learner, groups: list[Group], number: int, rate: float) -> Step:
+    seed_everything(run.job.recipe.training.seed, number + 1, run.workers.rank)
+    batches = _batches(run, material, groups, number + 1)
+    try:
+        return learn(learner, batches, groups, rate, run.job.recipe.training.max_grad_norm)
+    except JobFailed as error:
+        raise JobFailed(f"step {number + 1}: {error.what}", hint=error.hint) from error
+
+
+def _batches(run: Run, material: Material, groups: list[Group], turn: int) -> list[Batch]:
+    """This worker's micro batches of one step."""
+    layout, device = run.job.layout, run.workers.device
+    mine = micro_batches(groups, layout.micro_batch_size, run.workers.rank, run.workers.count)
+    hiding = material.hiding
+    if hiding is not None:
+        return [masked_batch([(hiding.apply(line[0], turn),) for line in lines], material.pad, device) for lines in mine]
+    flat = run.job.recipe.data.packing and run.job.recipe.model.attention == "flash_attention_2"
+    return [causal_batch(lines, material.pad, device, flat=flat) for lines in mine]
+
+
+def _added(progress: Progress, step: Step, seconds: float) -> Progress:
+    return replace(
+        progress,
+        step=progress.step + 1,
+        tokens=progress.tokens + step.tokens,
+        trained_tokens=progress.trained_tokens + step.learned,
+        loss_sum=progress.loss_sum + step.loss_sum,
+        train_seconds=progress.train_seconds + seconds,
+    )
+
+
+def _timed(run: Run, before: Progress, progress: Progress) -> Progress:
+    """``progress`` with the wall time of this process added to that of the ones before it."""
+    return replace(progress, seconds=before.seconds + time.monotonic() - run.started)
+
+
+def _out_of_time(run: Run, before: Progress) -> bool:
+    limit = run.job.max_seconds
+    return limit is not None and run.workers.any(before.seconds + time.monotonic() - run.started >= limit)
+
+
+def _evaluated(run: Run, material: Material, learner: Learner, progress: Progress) -> Progress:
+    loss = _evaluate(run, material, learner, progress.step)
+    if loss is None:
+        return progress
+    better = progress.best_eval_loss is None or loss < progress.best_eval_loss
+    if better and run.job.recipe.training.early_stopping_patience is not None and run.workers.first:
+        checkpoints.save_weights(run.paths.checkpoints / BEST, learner.model)
+    return replace(
+        progress,
+        eval_loss=loss,
+        eval_loss_step=progress.step,
+        best_eval_loss=loss if better else progress.best_eval_loss,
+        evaluations_without_gain=0 if better else progress.evaluations_without_gain + 1,
+    )
+
+
+def _save(run: Run, learner: Learner, progress: Progress) -> None:
+    if run.workers.first:
+        with run.peaks.phase("save"):
+            home = checkpoints.save(run.paths.checkpoints, learner.model, learner.state(), progress)
+        run.report.row("save", step=progress.step, message=f"checkpoint {home.name}")
+    run.workers.wait()
+
+
+def _finish(run: Run, material: Material, learner: Learner, progress: Progress, outcome: Outcome) -> tuple[Outcome, Progress]:
+    """Checkpoint, best weights back in place, and the last evaluation. Being asked to end meanwhile makes it an interruption."""
+    if progress.step:
+        _save(run, learner, progress)
+    best = run.paths.checkpoints / BEST
+    if outcome != "interrupted" and run.job.recipe.training.early_stopping_patience is not None and best.exists():
+        checkpoints.restore_weights(best, learner.model, run.workers.device)
+        progress = replace(progress, eval_loss=progress.best_eval_loss, eval_loss_step=progress.step)
+    if outcome != "interrupted" and material.evaluation and progress.eval_loss_step != progress.step:
+        progress = _evaluated(run, material, learner, progress)
+    return ("interrupted" if run.workers.any(run.stop.up) else outcome), progress
+
+
+def _leave(run: Run, outcome: Outcome, material: Material | None, learner: Learner | None, progress: Progress, resumed: int | None) -> None:
+    """Artifacts, copies of the records, manifest."""
+    if not run.workers.first:
+        run.workers.wait()
+        return
+    job, paths = run.job, run.paths
+    paths.model.mkdir(parents=True, exist_ok=True)
+    with run.peaks.phase("save"):
+        if learner is not None and material is not None:
+            run.report.row("save", step=progress.step, total_steps=material.total_steps, message="writing the artifacts")
+            artifacts.save_model(job, paths, learner.model, material.tokenizer)
+            artifacts.save_eval_set(paths.model / artifacts.EVAL_SET_NAME, material.data.evaluation)
+    run.report.row("done", message=_farewell(outcome, progress))
+    artifacts.copy_records(paths)
+    artifacts.write_manifest(paths.manifest, _manifest(run, outcome, material, learner, progress, resumed))
+    run.workers.wait()
+
+
+def _farewell(outcome: Outcome, progress: Progress) -> str:
+    if progress.eval_loss_before is None or progress.eval_loss is None:
+        return outcome
+    return f"{outcome}; eval loss {progress.eval_loss_before:.4f} before, {progress.eval_loss:.4f} after"
+
+
+def _manifest(
+    run: Run, outcome: Outcome, material: Material | None, learner: Learner | None, progress: Progress, resumed: int | None
+) -> Manifest:
+    recipe = run.job.recipe
+    weights = [] if learner is None else list(learner.model.parameters())
+    found = None if material is None else material.data
+    at_end = progress.eval_loss_step == progress.step
+    return Manifest(
+        outcome=outcome,
+        launch_id=run.paths.launch_id,
+        recipe_name=recipe.name,
+        method=recipe.method.type,
+        base_model=recipe.model.base,
+        steps=progress.step,
+        total_steps=0 if material is None else material.total_steps,
+        epochs=0.0 if material is None else round(progress.step * run.job.layout.batch_size / len(material.groups), 4),
+        train_loss=progress.loss_sum / progress.trained_tokens if progress.trained_tokens else None,
+        eval_loss_before=progress.eval_loss_before,
+        eval_loss_after=progress.eval_loss if at_end else None,
+        eval_rows=0 if found is None else found.eval_rows,
+        train_rows=0 if found is None else found.train_rows,
+        dropped_rows=0 if found is None else found.dropped_rows,
+        tokens=progress.tokens,
+        trained_tokens=progress.trained_tokens,
+        seconds=round(progress.seconds or time.monotonic() - run.started, 2),
+        train_seconds=round(progress.train_seconds, 2),
+        trainable_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
+        total_parameters=sum(_stored(weight) for weight in weights),
+        peak_memory=run.peaks.summary(),
+        predicted_peak_bytes=run.job.predicted_peak_bytes,
+        versions=artifacts.versions(),
+        resumed_from_step=resumed,
+        artifacts=artifacts.list_artifacts(run.paths.model),
+    )
+
+
+def _stored(weight: Any) -> int:
+    """Elements of a weight; 4-bit ones lie two in a byte."""
+    packed = weight.__class__.__name__ == "Params4bit" and weight.quant_state is not None
+    return int(math.prod(weight.quant_state.shape)) if packed else int(weight.numel())
