@@ -26,8 +26,8 @@ from cloudtune.errors import UsageError
 LaunchId = NewType("LaunchId", str)
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letter that reads like a digit
-_LAUNCH_ID = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,50}[a-z0-9])?$")
-_REF = re.compile(r"^(?P<provider>[a-z]+)://(?P<place>[^/]+)/(?P<name>[^/]+)$")
+_LAUNCH_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,50}[a-z0-9])?")
+_REF = re.compile(r"(?P<provider>[a-z]+)://(?P<place>[^/\s]+)/(?P<name>[^/\s]+)")
 
 
 def new_launch_id(recipe_name: str) -> LaunchId:
@@ -37,7 +37,7 @@ def new_launch_id(recipe_name: str) -> LaunchId:
 
 def parse_launch_id(text: str) -> LaunchId:
     """``text`` as a launch id. Raises UsageError for anything that could not be one."""
-    if not _LAUNCH_ID.match(text):
+    if not _LAUNCH_ID.fullmatch(text):
         raise UsageError(f"{text!r} is not a job id", hint="list the jobs with: cloudtune ps")
     return LaunchId(text)
 
@@ -83,7 +83,7 @@ class JobRef:
     @classmethod
     def parse(cls, text: str) -> JobRef:
         """The inverse of ``str``. Raises UsageError when ``text`` is no job URL."""
-        match = _REF.match(text)
+        match = _REF.fullmatch(text)
         if not match:
             raise UsageError(f"{text!r} is not a job URL", hint="a job URL looks like local://this-machine/quickstart-ab12cd34ef")
         return cls(**match.groupdict())
@@ -185,7 +185,8 @@ def _apply(view: JobView, event: Event) -> JobView:
     touched = replace(view, updated=event.at)
     match event.kind:
         case "intended":
-            return replace(touched, created=event.at, state=JobState.SUBMITTING, output_dir=str(body.get("output_dir", "")))
+            first = JobState.SUBMITTING if state is JobState.PLANNED else state
+            return replace(touched, created=event.at, state=first, output_dir=str(body.get("output_dir", "")))
         case "confirmed":
             waiting = state in (JobState.PLANNED, JobState.SUBMITTING)
             return replace(touched, ref=JobRef.parse(body["ref"]), state=JobState.QUEUED if waiting else state)
