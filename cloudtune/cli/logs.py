@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,12 +47,12 @@ def _collected(job: str, pages: Iterator[LogPage], cursor: str | None) -> None:
 
 def _printed(job: str, pages: Iterator[LogPage], cursor: str | None) -> None:
     """Lines as they come. Ctrl-C leaves the job running and says how to go on after the last printed line."""
+    from cloudtune.cli.output import print_out
     from cloudtune.show.text import plain
 
     try:
         for page in pages:
-            sys.stdout.write("".join(f"{plain(line.text)}\n" for line in page.lines))
-            sys.stdout.flush()
+            print_out("".join(f"{plain(line.text)}\n" for line in page.lines))
             cursor = page.cursor
     except KeyboardInterrupt:
         place = f" --since-cursor {cursor}" if cursor else ""

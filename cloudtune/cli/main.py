@@ -147,7 +147,7 @@ def _root(
 def _usage(error: typer.TyperException, arguments: Sequence[str]) -> CloudtuneError:
     """Typer's complaint about the command line in our words."""
     known = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    text = error.format_message()
+    text = error.format_message().replace("Value error, ", "")  # pydantic's words inside Typer's
     if not text.startswith("No such command"):
         return UsageError(text.rstrip("."), hint=f"see: cloudtune {known} --help".replace("  ", " "))
     from difflib import get_close_matches

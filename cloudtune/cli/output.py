@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from cloudtune.errors import UsageError
+from cloudtune.errors import CloudtuneError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cloudtune.errors import CloudtuneError
+
+def print_out(text: str) -> None:
+    """Text to stdout, at once. A reader that went away is the caller's business (BrokenPipeError), a full disk is an error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Python flushes once more at its end; what could not be written must not fail a second time there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CloudtuneError(f"standard output cannot be written: {error.strerror}", code="output") from error
 
 
 def result(lines: Iterable[str]) -> None:
     """A command's answer for people, on stdout."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
+    print_out("".join(f"{line}\n" for line in lines))
 
 
 def json_result(value: Any) -> None:
     """A command's answer for programs: the one JSON object on stdout."""
     from cloudtune.show.json import to_text
 
-    sys.stdout.write(to_text(value))
-    sys.stdout.flush()
+    print_out(to_text(value))
 
 
 def chatter(text: str) -> None:

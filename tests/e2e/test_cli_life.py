@@ -22,7 +22,7 @@ ESCAPE = re.compile(r"\x1b|\r")
 
 
 def test_launch_follows_collects_and_sums_up(installed: Installed) -> None:
-    here = installed(["--steps", "5"])
+    here = installed(["--steps", "5", "--pause", "0.3"])
     ran = here.run("launch", "plan.json")
     assert ran.code == 0, ran.err
     assert "Memory at the peak" in ran.out
@@ -110,7 +110,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
 def test_ctrl_c_detaches_and_the_job_goes_on(installed: Installed) -> None:
     here = installed(["--steps", "30", "--pause", "0.1"])
     process = here.start("launch", "plan.json")
-    job = wait_for(process, "step").split()[0]
+    job = wait_for(process, "running: train").split()[0]
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
