@@ -148,6 +148,7 @@ def _bert(row: Row) -> Behaviour:
         reentrant=True,
         input_gradients=False,
         accumulation=_accumulation(row) > 1,
+        gradients_kept=True,
         optimizer=_old_optimizer(row.optimizer),
         optimizer_kernel="loop",
         clip_gradients=True,
@@ -155,6 +156,7 @@ def _bert(row: Row) -> Behaviour:
         loading="host",
         empty_cache_after_load=False,
         peak_from="load",
+        torch_version=(1, 10),
     )
 
 
@@ -174,9 +176,12 @@ BERT_CITED = {
     "full_word": f"{HF_BERT}: from_pretrained without dtype: fp32 weights",
     "reentrant": "torch 1.10 has only the reentrant checkpoint",
     "outputs_held": "Trainer.training_step drops the outputs before backward",
+    "gradients_kept": "transformers 4.16 Trainer calls model.zero_grad(), whose default in torch 1.10 keeps the tensors",
     "accumulation": f"{HF_BERT}: gradient_accumulation_steps=4 in the rows that say so",
     "optimizer_kernel": "transformers 4.16 optimization.AdamW: one tensor after the other",
     "allocator": "torch 1.10's default",
+    "torch_version": "January 2022, CUDA 11.2: torch 1.10; before 1.11 softmax keeps its input for the backward pass "
+    "(transformers pytorch_utils.softmax_backward_data tells the two apart)",
 }
 
 

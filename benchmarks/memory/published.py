@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -28,7 +28,7 @@ from cloudtune.memory.device import Device  # noqa: E402
 from cloudtune.memory.program import Job, tape_of  # noqa: E402
 from cloudtune.models.registry import find_shape  # noqa: E402
 from cloudtune.models.families import shape_of  # noqa: E402
-from cloudtune.models.shape import ModelShape  # noqa: E402
+from cloudtune.models.shape import ModelShape, Tensor  # noqa: E402
 from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod  # noqa: E402
 
 METRICS = {"max_allocated": "allocated", "max_reserved": "reserved", "nvidia-smi": "device", "process_total": "device"}
@@ -147,8 +147,22 @@ def shape_named(name: str) -> tuple[ModelShape, str]:
         shape = shape_of(extra["configs"][base]["config"], source=extra["configs"][base]["source"])
     else:
         shape = find_shape(base, base_dir=HERE)
+    if task:
+        shape = with_classifier(shape)
     default = "masked_lm" if shape.family == "encoder" else "causal_lm"
     return shape, task or default
+
+
+def with_classifier(shape: ModelShape) -> ModelShape:
+    """The encoder with pooler and two-class classifier instead of its language-modelling head (BertForSequenceClassification)."""
+    hidden = shape.hidden_size
+    head = (
+        Tensor("bert.pooler.dense.weight", (hidden, hidden), "linear"),
+        Tensor("bert.pooler.dense.bias", (hidden,), "bias"),
+        Tensor("classifier.weight", (2, hidden), "linear"),
+        Tensor("classifier.bias", (2,), "bias"),
+    )
+    return replace(shape, head=head)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class Packed:
 class Run:
     """One process's run: the tape, whether gradients are recorded, and the checkpoint at work."""
 
-    __slots__ = ("frame", "grad_enabled", "recording", "sequence", "stop_at", "tape", "thread", "workspace_bytes", "workspaces")
+    __slots__ = ("casts", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "tape", "thread", "workspace_bytes", "workspaces")
 
     def __init__(self, tape: Tape, workspace_bytes: int = 0) -> None:
         self.tape = tape
@@ -119,6 +119,10 @@ class Run:
         self.thread = "forward"
         self.workspace_bytes = workspace_bytes
         self.workspaces: dict[str, Storage] = {}
+        self.softmax_keeps_input = False
+        """torch before 1.11: the gradient of softmax asked for its input's type through the input itself."""
+        self.casts: dict[str, Value] = {}
+        """What autocast keeps until its outermost region ends."""
 
     def new(self, count: int, word: int, name: str) -> Value:
         """A fresh tensor."""
@@ -227,6 +231,7 @@ class Run:
         start = frame.inputs.view(Leaf("checkpoint input", 0, 0))
         with contextlib.suppress(StopRecompute):
             frame.function(start)
+        self.casts.clear()
         frame.recomputed = self.recording
         self.recording, self.stop_at, self.frame = outer
 
@@ -237,6 +242,7 @@ def _reentrant(run: Run, saved: Saved, grad: Value, node: Node) -> tuple[Value |
     leaf = Leaf("checkpoint input", inputs.count, inputs.word)
     outer = run.thread
     out = node.extra(inputs.view(leaf))
+    run.casts.clear()
     run.backward(out.node, grad.view())
     run.thread = outer
     return (leaf.grad,)

@@ -49,6 +49,8 @@ class Behaviour:
     """The embeddings' output is made to require a gradient (needed by checkpointing of a frozen base)."""
     accumulation: bool = False
     """Gradients of earlier micro batches are present when a later one runs."""
+    gradients_kept: bool = False
+    """zero_grad fills gradients with zeros instead of dropping them."""
     # the optimizer
     optimizer: Optimizer = "adamw"
     optimizer_kernel: Literal["fused", "foreach", "loop"] = "fused"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cloudtune.memory.autograd import Run, Value
 from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.inventory import Layer
-from cloudtune.memory.lora import Casting
-from cloudtune.models.shape import ModelShape
+from cloudtune.memory.lora import Casting, LinearLayer, plain_linear
+from cloudtune.memory.ops import Weight
+from cloudtune.models.shape import ModelShape, Tensor
 
 
 @dataclass(slots=True)
@@ -30,6 +32,12 @@ class Context:
     @property
     def tokens(self) -> int:
         return self.batch * self.length
+
+    def linear(self, weights: Mapping[str, Weight], tensor: Tensor, value: Value) -> Value:
+        """A linear layer outside the blocks."""
+        out, into = tensor.shape
+        layer = LinearLayer(tensor.module, out, into, weights[tensor.name], weights.get(f"{tensor.module}.bias"))
+        return plain_linear(self.run, layer, value, self.casting)
 
     def mlp_prefix(self, layer: Layer) -> str:
         """Where the dense MLP of a decoder layer lives."""

@@ -24,7 +24,7 @@ def _gated(ctx: Context, layer: Layer, prefix: str, value: Value, *, fused: bool
     """down(act(gate(x)) · up(x))."""
     run, casting = ctx.run, ctx.casting
     if fused:
-        return _fused_gated(ctx, layer, prefix, value)
+        return fused_gated(ctx, layer, prefix, value)
     gate, up, down = (layer.linear[f"{prefix}.{name}"] for name in ("gate_proj", "up_proj", "down_proj"))
     return apply(
         run,
@@ -34,7 +34,7 @@ def _gated(ctx: Context, layer: Layer, prefix: str, value: Value, *, fused: bool
     )
 
 
-def _fused_gated(ctx: Context, layer: Layer, prefix: str, value: Value) -> Value:
+def fused_gated(ctx: Context, layer: Layer, prefix: str, value: Value) -> Value:
     """One matrix for gate and up, halved by views."""
     run, casting = ctx.run, ctx.casting
     first, last = layer.pair(prefix, (("gate_up_proj", "down_proj"), ("Wi", "Wo")))

@@ -52,6 +52,12 @@ def stored(tensor: Tensor, name: str, method: Method, behaviour: Behaviour, outp
     return Stored("weights", pieces, 2 * count)
 
 
+def output_name(shape: ModelShape) -> str:
+    """Full name of the output embedding; empty for models without a vocabulary head."""
+    wide = (shape.vocab_size, shape.hidden_size)
+    return next((tensor.name for tensor in reversed(shape.head) if tensor.kind == "linear" and tensor.shape == wide), "")
+
+
 def is_quantised(tensor: Tensor, name: str, method: Method, output: str) -> bool:
     """Whether bitsandbytes packs this parameter."""
     return isinstance(method, QloraMethod) and tensor.kind == "linear" and name != output and tensor.tied_to is None
@@ -150,7 +156,7 @@ def build_layer(
     full = isinstance(method, FullMethod)
     weights: dict[str, Weight] = {}
     for tensor in block.tensors:
-        word = weight_word(tensor, method, behaviour, quantised=is_quantised(tensor, "", method, shape.output_embedding))
+        word = weight_word(tensor, method, behaviour, quantised=is_quantised(tensor, "", method, output_name(shape)))
         whole = f"{name}.{tensor.name}"
         leaf = trained.leaf(whole, tensor.numel, word) if full and tensor.tied_to is None else None
         weights[tensor.name] = Weight(whole, tensor.numel, word, leaf=leaf)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cloudtune.memory.behaviour import Behaviour
-from cloudtune.memory.inventory import Method, Stored, is_quantised, stored, weight_word
+from cloudtune.memory.inventory import Method, Stored, is_quantised, output_name, stored, weight_word
 from cloudtune.memory.tape import Storage, Tape
 from cloudtune.models.shape import ModelShape, Tensor
 from cloudtune.recipe.spec import FullMethod, QloraMethod
@@ -30,7 +30,7 @@ class Parameter:
 
 def parameters(shape: ModelShape, method: Method, behaviour: Behaviour) -> Iterator[Parameter]:
     """Every parameter that has memory of its own, in the model's order."""
-    output = shape.output_embedding
+    output = output_name(shape)
     forms: dict[int, tuple[Stored, bool, int]] = {}
     for name, tensor in shape.modules():
         if tensor.tied_to is not None:

@@ -44,13 +44,12 @@ class LinearLayer:
         return self.out_features, self.in_features
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Casting:
-    """Types of the run: the 16-bit word of autocast (0 = no autocast), and the casts of trained weights it keeps."""
+    """Types of the run: the 16-bit word of autocast (0 = no autocast), and that of quantised products."""
 
     autocast: int
     compute_word: int
-    cache: dict[str, Value]
 
 
 def apply(run: Run, layer: LinearLayer, value: Value, casting: Casting) -> Value:
@@ -90,12 +89,12 @@ def _autocast_weight(run: Run, weight: Weight, casting: Casting) -> Value:
     """A 16-bit copy of an fp32 weight; that of a trained one is kept until autocast ends."""
     if weight.leaf is None:
         return run.new(weight.count, casting.autocast, f"16-bit copy of {weight.name}")
-    if weight.name not in casting.cache:
+    if weight.name not in run.casts:
         whole = Value(None, weight.count, weight.word, weight.leaf)
         kind, run.tape.kind = run.tape.kind, "autocast copies"
-        casting.cache[weight.name] = cast(run, whole, casting.autocast, f"16-bit copy of {weight.name}")
+        run.casts[weight.name] = cast(run, whole, casting.autocast, f"16-bit copy of {weight.name}")
         run.tape.kind = kind
-    return casting.cache[weight.name]
+    return run.casts[weight.name]
 
 
 def _autocast_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:

@@ -326,7 +326,8 @@ def softmax(run: Run, value: Value, out_word: int, name: str = "softmax") -> Val
     """Softmax that may widen to fp32 in the same kernel: keeps its result."""
     out = run.new(value.count, out_word, name)
     if tracked(run, value):
-        run.link(out, (value.node,), _softmax_back, run.save(out.view()), value.word)
+        saved = run.save(out.view(), value) if run.softmax_keeps_input else run.save(out.view())
+        run.link(out, (value.node,), _softmax_back, saved, value.word)
     return out
 
 

@@ -13,11 +13,11 @@ from cloudtune.memory.autograd import Leaf, Node, Run, Saved, Value
 from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.context import Context
 from cloudtune.memory.decoder import decoder_layer
+from cloudtune.memory.encoder import encoder_layer, encoder_stem, head_states
 from cloudtune.memory.folding import LEAST, Fold, Span, unfold
-from cloudtune.memory.inventory import Layer, Method, Trained, build_layer, is_target, weight_word
+from cloudtune.memory.inventory import Layer, Method, Trained, build_layer, weight_word
 from cloudtune.memory.lora import Casting, LinearLayer
-from cloudtune.memory.loss import KIND, full_loss
-from cloudtune.memory.norms import norm
+from cloudtune.memory.loss import KIND, chunked_loss, classifier_loss, full_loss
 from cloudtune.memory.ops import Grads, Weight, embedding
 from cloudtune.memory.optimizers import Optimizer
 from cloudtune.memory.tape import Storage, Tape
@@ -66,6 +66,7 @@ class Program:
         self.job = job
         self.tape = Tape()
         self.run = Run(self.tape, workspace_bytes(job.capability))
+        self.run.softmax_keeps_input = job.behaviour.torch_version < (1, 11)
         self.trained = Trained()
         self.resident: list[Storage] = []
         self.layers: list[Layer] = []
@@ -143,6 +144,18 @@ class Program:
     # ---- one step -----------------------------------------------------------------------------------------------------
 
     def _step(self, optimizer: Optimizer) -> None:
+        """One optimizer step; with accumulation, the second of its micro batches meets the gradients of the first."""
+        behaviour = self.job.behaviour
+        for _ in range(2 if behaviour.accumulation else 1):
+            self._micro_step()
+        self.tape.mark("optimizer")
+        optimizer.step()
+        if not behaviour.gradients_kept:
+            for leaves, _ in self.trained.groups:
+                for leaf in leaves:
+                    leaf.grad = None
+
+    def _micro_step(self) -> None:
         job, tape = self.job, self.tape
         behaviour = job.behaviour
         tape.kind = "batch"
@@ -150,6 +163,7 @@ class Program:
         tape.kind = "activations"
         tape.mark("forward")
         loss, logits = self._forward()
+        self.run.casts.clear()
         if behaviour.outputs_held:
             self.held = logits
         del logits
@@ -161,16 +175,11 @@ class Program:
         self.run.backward(root, seed)
         del seed
         self._note_folds()
-        tape.mark("optimizer")
-        optimizer.step()
-        for leaves, _ in self.trained.groups:
-            for leaf in leaves:
-                leaf.grad = None
         if not behaviour.outputs_overlap:
             self.held = None
         del loss, root, batch
 
-    def _forward(self) -> tuple[Value, Value]:
+    def _forward(self) -> tuple[Value, Value | None]:
         job, run, behaviour = self.job, self.run, self.job.behaviour
         shape = job.shape
         ctx = Context(run, shape, behaviour, self._casting(), job.batch, job.length, job.capability)
@@ -184,45 +193,54 @@ class Program:
             self.went.append(Span((start[0], len(self.tape.events)), (start[1], len(self.tape.names))))
         value = self._last(value)
         del embeddings
-        self.tape.mark("loss")
         return self._head(ctx, value)
 
     def _casting(self) -> Casting:
         behaviour = self.job.behaviour
         autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 and self.job.capability != (0, 0) else 0
-        return Casting(autocast, behaviour.compute_word, {})
+        return Casting(autocast, behaviour.compute_word)
 
     def _stem(self, ctx: Context) -> Value:
-        table = next(tensor for tensor in self.job.shape.stem if tensor.kind == "embedding")
-        value = embedding(self.run, ctx.tokens, table.shape[1], self.ends[table.name])
         behaviour = self.job.behaviour
+        if any(tensor.kind in {"position", "norm"} for tensor in self.job.shape.stem):
+            value = encoder_stem(ctx, self.ends)
+        else:
+            table = next(tensor for tensor in self.job.shape.stem if tensor.kind == "embedding")
+            value = embedding(self.run, ctx.tokens, table.shape[1], self.ends[table.name])
         if behaviour.checkpointing and behaviour.input_gradients and value.node is None:
             value.node = Leaf("embeddings", value.count, value.word)
         return value
 
     def _positions(self, ctx: Context, word: int) -> None:
         """cos and sin of the rotary positions, shared by all layers; the mask of eager attention."""
-        shapes = [block.attention for block in self.job.shape.blocks if block.attention is not None]
-        width = max((shape.rope_dim or shape.head_dim for shape in shapes), default=0)
-        ctx.cos = self.run.new(ctx.length * width, word, "cos")
-        ctx.sin = self.run.new(ctx.length * width, word, "sin")
+        if not any(tensor.kind == "position" for tensor in self.job.shape.stem):
+            shapes = [block.attention for block in self.job.shape.blocks if block.attention is not None]
+            width = max((shape.rope_dim or shape.head_dim for shape in shapes), default=0)
+            ctx.cos = self.run.new(ctx.length * width, word, "cos")
+            ctx.sin = self.run.new(ctx.length * width, word, "sin")
         if ctx.behaviour.attention == "eager":
             ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, word, "attention mask")
+        elif ctx.behaviour.padding_mask and ctx.behaviour.attention == "sdpa":
+            ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, 1, "attention mask")
 
     def _layer(self, ctx: Context, layer: Layer, value: Value) -> Value:
         behaviour = self.job.behaviour
+        one = decoder_layer if "mlp.gate_proj" in layer.linear or self.job.shape.family == "decoder" else encoder_layer
         if not behaviour.checkpointing:
-            return decoder_layer(ctx, layer, value)
-        return self.run.checkpoint(lambda inputs: decoder_layer(ctx, layer, inputs), value, reentrant=behaviour.reentrant)
+            return one(ctx, layer, value)
+        return self.run.checkpoint(lambda inputs: one(ctx, layer, inputs), value, reentrant=behaviour.reentrant)
 
-    def _head(self, ctx: Context, value: Value) -> tuple[Value, Value]:
-        shape, run = self.job.shape, self.run
-        norms = [tensor for tensor in shape.head if tensor.kind == "norm" and tensor.name.endswith(".weight")]
-        for tensor in norms[:1]:
-            bias = self.ends.get(f"{tensor.module}.bias")
-            value = norm(ctx, (self.ends[tensor.name], bias), value, shape.hidden_size)
-        weight = self.ends[shape.output_embedding]
-        head = LinearLayer("lm_head", shape.vocab_size, shape.hidden_size, weight)
+    def _head(self, ctx: Context, value: Value) -> tuple[Value, Value | None]:
+        shape = self.job.shape
+        if self.job.task == "classification":
+            return classifier_loss(ctx, value)
+        value = head_states(ctx, self.ends, value)
+        self.tape.mark("loss")
+        name = shape.output_embedding
+        bias = self.ends.get(f"{name.rpartition('.')[0]}.bias")
+        head = LinearLayer("head", shape.vocab_size, shape.hidden_size, self.ends[name], bias)
+        if ctx.behaviour.loss == "chunked":
+            return chunked_loss(ctx, head, value), None
         return full_loss(ctx, head, value)
 
     # ---- folding ------------------------------------------------------------------------------------------------------
