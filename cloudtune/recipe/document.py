@@ -16,9 +16,9 @@ from cloudtune.errors import Fault, RecipeError
 from cloudtune.recipe.paths import Where, dotted, show_key
 from cloudtune.recipe.syntax import syntax_faults, unprintable_fault
 
-MAX_BYTES = 1024 * 1024
+MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
-MAX_VALUES = 50_000
+MAX_VALUES = 20_000
 
 _CORE = "tag:yaml.org,2002:"
 _NULL = re.compile(r"~|null|Null|NULL|")

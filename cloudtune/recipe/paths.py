@@ -17,6 +17,7 @@ _SECRET = re.compile(
     r"|AIza[\w-]{10,}|ya29\.[\w-]{6,}|eyJ[\w-]{10,}|-----BEGIN|(?=[A-Za-z0-9+/=_-]*[0-9])(?=[A-Za-z0-9+/=_-]*[A-Za-z])[A-Za-z0-9+/=_-]{32,}"
 )
 _SHOWN_LENGTH = 40
+_SEARCHED_LENGTH = 200  # more is never shown
 
 
 def dotted(where: Where) -> str:
@@ -43,7 +44,7 @@ def parse_path(text: str) -> Where | None:
 
 def looks_secret(text: str) -> bool:
     """Whether ``text`` contains something shaped like an access token or key."""
-    return bool(_SECRET.search(text))
+    return bool(_SECRET.search(text[:_SEARCHED_LENGTH]))
 
 
 def show_key(key: str) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import reduce
 from typing import Any
 
 from pydantic import BaseModel
 
 from cloudtune.recipe import rows
+from cloudtune.recipe.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES
 from cloudtune.recipe.keys import REQUIRED, Key, all_keys
 
 _INTRO = """\
@@ -28,7 +30,7 @@ everything else has the default shown here. `auto` means that the planner decide
 - A path is a local file when it begins with `./`, `../`, `/` or `~`, or ends in .jsonl, .json, .csv, .parquet or .txt;
   it is in a bucket when it begins with `s3://` or `gs://`; else it is a hub data set id.
 - Any value can be set for one run: `cloudtune plan recipe.yaml --set training.epochs=1 --set data.train[0].path=./small.jsonl`.
-- A file may have 1 MiB, 24 levels and 50,000 values.
+- A file may have @KIB@ KiB, @DEPTH@ levels and @VALUES@ values.
 
 The smallest recipe:
 
@@ -74,7 +76,8 @@ written into the recipe is refused and never printed.
 def reference_text() -> str:
     """The whole page."""
     keys = list(all_keys().values())
-    parts = [_INTRO]
+    limits = {"@KIB@": f"{MAX_BYTES // 1024:,}", "@DEPTH@": str(MAX_DEPTH), "@VALUES@": f"{MAX_VALUES:,}"}
+    parts = [reduce(lambda text, limit: text.replace(*limit), limits.items(), _INTRO)]
     for title, section in _sections(keys):
         table = [_line(key) for key in keys if key.section == section and not _is_section(key)]
         parts.append(f"## {title}\n\n{_meaning(section)}| key | value | default | meaning |\n|---|---|---|---|\n" + "\n".join(table) + "\n")

@@ -28,6 +28,7 @@ class _Meaning:
 
 
 _MEANINGS = (
+    _Meaning(r"directive|incompatible YAML", "a line that begins with % speaks to the YAML reader", "remove it"),
     _Meaning(r"sequence entries are not allowed", "a list item '- ' where none can stand",
              "start the list on the next line, or write it as [a, b]"),
     _Meaning(r"quoted scalar.*end of stream|quoted scalar.*document separator", "this quote is never closed",
@@ -47,9 +48,11 @@ _MEANINGS = (
     _Meaning(r"\btag\b|URI|tag handle", "text that begins with ! needs quotes", "put the value in quotes"),
     _Meaning(r"<document start>", "this line does not belong to what stands above",
              "give all top-level keys the same indentation; a closing bracket too many also ends the document"),
-    _Meaning(r"directive|incompatible YAML", "a line that begins with % speaks to the YAML reader", "remove it"),
     _Meaning(r"block scalar", "the sign | or > begins a block of text here, but is followed by something else",
              "put the value in quotes, or start the text on the next line"),
+    _Meaning(r"expected the node content.*(stream end|document)", "the text ends in the middle of a value", "complete the last line"),
+    _Meaning(r"expected the node content", "a value is missing before this sign",
+             "write the value, or put text that begins with it in quotes"),
     _Meaning(r"end of stream|<stream end>", "the text ends in the middle of a value", "complete the last line"),
     _Meaning(r"unexpected ':'", "a ':' inside a value in brackets", "put a space after the ':' or the value in quotes"),
 )  # fmt: skip
