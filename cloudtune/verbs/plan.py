@@ -9,7 +9,7 @@ from cloudtune.models.registry import find_shape
 from cloudtune.offers.lookup import load_offers, local_offer
 from cloudtune.planning.decide import Question, decide, relevant
 from cloudtune.providers.local.machine import Machine, this_machine
-from cloudtune.sources.stats import measure
+from cloudtune.sources.stats import find_tokenizer, measure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
         recipe=recipe,
         recipe_dir=str(loaded.dir.resolve()),
         shape=shape_of(recipe, loaded.dir, session),
-        stats=measure(recipe, loaded.dir),
+        stats=measure(recipe, loaded.dir, tokenizer=find_tokenizer(recipe.model.base, loaded.dir)),
         offers=relevant(known_offers(asked), asked, recipe.compute.regions),
         provider=asked,
         cloudtune_version=cloudtune_version(),
