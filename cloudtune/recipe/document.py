@@ -29,6 +29,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
 _NAN = re.compile(r"\.(nan|NaN|NAN)")
+_NOT_A_RECIPE = "give the recipe's own file, unpacked"
 _MAX_DIGITS = 400  # longer integers have no float and Python refuses to read them at 4300 digits
 
 
@@ -98,6 +99,8 @@ def _decoded(raw: bytes, file: str) -> str:
     except UnicodeDecodeError as error:
         if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise _refusal(file, 1, 1, "the file is written in UTF-16", "UTF-8 text", "save it again as UTF-8") from None
+        if raw[:2] == b"\x1f\x8b" or b"\0" in raw[:1024]:
+            raise _refusal(file, 1, 1, "this looks like a binary file", "UTF-8 text", _NOT_A_RECIPE) from None
         before = raw[: error.start].decode("utf-8")
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         what = f"the byte 0x{raw[error.start]:02x} is not UTF-8"

@@ -55,7 +55,7 @@ def show_key(key: str) -> str:
 
 
 def show_value(value: Any) -> str:
-    """A wrong value as it may be printed: ``'three'``, ``0.5``, ``true``, ``a list``; nothing that looks like a secret."""
+    """A wrong value as it may be printed: ``'three'``, ``0.5``, ``true``, ``a list of 2``; nothing that looks like a secret."""
     if isinstance(value, str):
         return "(hidden)" if looks_secret(value) else _short(repr(value))
     if isinstance(value, bool):
@@ -65,7 +65,7 @@ def show_value(value: Any) -> str:
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, (list, tuple)):
-        return "a list" if value else "an empty list"
+        return f"a list of {len(value)}" if value else "an empty list"
     return "empty"
 
 

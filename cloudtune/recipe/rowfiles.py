@@ -207,8 +207,12 @@ def _header_problem(header: list[str]) -> str:
 
 def _csv_row(number: int, header: list[str], values: list[str]) -> NumberedRow:
     if len(values) != len(header):
-        return NumberedRow(number, problem=f"{len(values)} fields where the first line names {len(header)} columns")
+        return NumberedRow(number, problem=f"{_fields(len(values))} where the first line names {_fields(len(header))}")
     return NumberedRow(number, dict(zip(header, values, strict=True)))
+
+
+def _fields(number: int) -> str:
+    return "1 field" if number == 1 else f"{number} fields"
 
 
 def _txt(stream: BinaryIO, most_bytes: int | None) -> Iterator[NumberedRow]:

@@ -32,48 +32,54 @@ def _file_faults(examined: Examined) -> Iterator[Fault]:
     base, config, template = _text(model.get("base")), _text(model.get("config")), _text(data.get("chat_template"))
     checks: list[tuple[str, Problem | None]] = []
     if config:
-        checks.append(("model.config", local.check_json_object(local.locate(config, examined.dir))))
+        checks.append(("model.config", local.check_json_object(local.locate(config, _folder(examined)))))
     if is_local_model(base):
-        checks.append(("model.base", _model_problem(local.locate(base, examined.dir), config)))
+        checks.append(("model.base", _model_problem(local.locate(base, _folder(examined)), config)))
     if template.endswith(TEMPLATE_ENDINGS):
-        checks.append(("data.chat_template", local.check_text(local.locate(template, examined.dir))))
+        checks.append(("data.chat_template", local.check_text(local.locate(template, _folder(examined)))))
     yield from (_fault(examined, key, problem) for key, problem in checks if problem)
     train = yield from _sources(examined, "train", data.get("train"))
-    yield from _sources_of_eval(examined, data.get("eval"), train)
+    if isinstance(data.get("eval"), float):
+        yield from _held_out(examined, train)
+    else:
+        yield from _sources(examined, "eval", data.get("eval"))
 
 
-def _sources_of_eval(examined: Examined, given: Any, train: list[Checked]) -> Iterator[Fault]:
-    if isinstance(given, list):
-        yield from _sources(examined, "eval", given)
-    elif isinstance(given, float) and local.known_rows(train) == 1:
+def _held_out(examined: Examined, train: list[Checked]) -> Iterator[Fault]:
+    if local.known_rows(train) == 1:
         yield examined.fault("data.eval", "the training data has one row, of which no part can be held out", "", "add rows or remove eval")
 
 
 def _sources(examined: Examined, name: str, sources: Any) -> Generator[Fault, None, list[Checked]]:
-    """Faults of each source; returns what was found of the local ones, nothing when one is elsewhere."""
+    """Faults of each source; returns what was seen of them, an unread one for each that is elsewhere."""
     checked: list[Checked] = []
+    wrong = {fault.path for fault in examined.faults}
     for index, source in enumerate(sources if isinstance(sources, list) else ()):
-        path = _text(_mapping(source).get("path"))
         at = f"data.{name}[{index}]"
-        if not path:
-            continue
-        if is_local_file(path):
-            found = _check_source(_mapping(source), local.locate(path, examined.dir))
-            checked.append(found)
+        path = _text(_mapping(source).get("path"))
+        found = Checked(())
+        if is_local_file(path) and f"{at}.path" not in wrong:
+            unsure = any(fault.startswith((f"{at}.format", f"{at}.columns")) for fault in wrong)
+            found = _check_source(_mapping(source), local.locate(path, _folder(examined)), fields=not unsure)
             yield from (_fault(examined, f"{at}.path", problem) for problem in found.problems)
-        else:
-            checked.append(Checked(()))
-            if not is_remote(path) and _exists(examined.dir / path):
-                what = f"{path} is read as a hub data set, but there is a file of that name"
-                yield examined.fault(f"{at}.path", what, "", f"write ./{path} for the file")
+        elif path and not is_remote(path) and not is_local_file(path) and _exists(_folder(examined) / path):
+            what = f"{path} is read as a hub data set, but there is a file of that name"
+            yield examined.fault(f"{at}.path", what, "", f"write ./{path} for the file")
+        checked.append(found)
     return checked
 
 
-def _check_source(source: dict[str, Any], path: Path) -> Checked:
+def _check_source(source: dict[str, Any], path: Path, *, fields: bool) -> Checked:
+    """``fields`` False: only that rows can be read, because the recipe is wrong about what they hold."""
     row_format = source.get("format", "chat")
     columns = {ours: theirs for ours, theirs in _mapping(source.get("columns")).items() if isinstance(theirs, str)}
-    known = row_format if isinstance(row_format, str) and row_format in REQUIRED_FIELDS else None
-    return local.check_data(path, known, columns)
+    known = isinstance(row_format, str) and row_format in REQUIRED_FIELDS
+    return local.check_data(path, row_format if known and fields else None, columns)
+
+
+def _folder(examined: Examined) -> Path:
+    """Where relative paths start, written as the user wrote the recipe's path: messages stay short."""
+    return examined.path.parent if examined.path else examined.dir
 
 
 def _model_problem(folder: Path, config: str) -> Problem | None:
