@@ -107,10 +107,11 @@ class Packed:
 class Run:
     """One process's run: the tape, whether gradients are recorded, and the checkpoint at work."""
 
-    __slots__ = ("casts", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "tape", "thread", "workspace_bytes", "workspaces")
+    __slots__ = ("casts", "cuda", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "tape", "thread", "workspace_bytes", "workspaces")
 
-    def __init__(self, tape: Tape, workspace_bytes: int = 0) -> None:
+    def __init__(self, tape: Tape, workspace_bytes: int = 0, *, cuda: bool = True) -> None:
         self.tape = tape
+        self.cuda = cuda
         self.grad_enabled = True
         self.frame: Frame | None = None
         self.recording: list[Saved | None] | None = None
@@ -131,6 +132,13 @@ class Run:
     def like(self, value: Value, name: str) -> Value:
         """A fresh tensor of the same size."""
         return Value(Storage(self.tape, value.count * value.word, name), value.count, value.word)
+
+    def kept(self, count: int, word: int, name: str) -> Value:
+        """A fresh tensor that a parameter keeps as its gradient."""
+        kind, self.tape.kind = self.tape.kind, "gradients"
+        value = self.new(count, word, name)
+        self.tape.kind = kind
+        return value
 
     def save(self, *values: Value | None) -> Any:
         """Keep ``values`` for the backward pass; call it where the real operation packs its saved tensors."""

@@ -131,7 +131,7 @@ def _unpack(run: Run, layer: LinearLayer, word: int) -> Value:
 def _four_bit(run: Run, layer: LinearLayer, value: Value) -> Value:
     rows = value.count // layer.in_features
     out_count = rows * layer.out_features
-    if rows <= FEW_ROWS:
+    if rows <= FEW_ROWS or not run.cuda:
         out = run.new(out_count, value.word, layer.name)
     else:
         whole = _unpack(run, layer, value.word)

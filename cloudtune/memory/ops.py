@@ -55,6 +55,9 @@ def cast(run: Run, value: Value, word: int, name: str = "cast") -> Value:
 
 
 def _cast_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+    parent = node.parents[0]
+    if isinstance(parent, Leaf):
+        return (run.kept(grad.count, node.extra, f"gradient of {parent.name}"),)
     return (run.new(grad.count, node.extra, "gradient cast"),)
 
 
@@ -221,10 +224,7 @@ def _linear_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
 
 def gradient_of(run: Run, weight: Weight, word: int) -> Value:
     """A gradient of a parameter, in the type of the product that makes it."""
-    kind, run.tape.kind = run.tape.kind, "gradients"
-    grad = run.new(weight.count, word, f"gradient of {weight.name}")
-    run.tape.kind = kind
-    return grad
+    return run.kept(weight.count, word, f"gradient of {weight.name}")
 
 
 def matmul(run: Run, left: Value, right: Value, count: int, name: str) -> Value:
@@ -279,7 +279,7 @@ def _mean_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
 
 def rsqrt(run: Run, value: Value) -> Value:
     """1/√(value + ε): keeps its result; both the sum and the result are small."""
-    shifted = scale(run, value, "shifted") if False else _shift(run, value)
+    shifted = _shift(run, value)
     out = run.like(shifted, "inverse root")
     if tracked(run, shifted):
         run.link(out, (shifted.node,), _rsqrt_back, run.save(out.view()))
@@ -323,16 +323,23 @@ def _layer_norm_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
 
 
 def softmax(run: Run, value: Value, out_word: int, name: str = "softmax") -> Value:
-    """Softmax that may widen to fp32 in the same kernel: keeps its result."""
+    """Softmax that may widen to fp32, on CUDA in the same kernel: keeps its result."""
+    if not run.cuda:
+        wide = run.new(value.count, out_word, "scores in fp32") if value.word != out_word else None
     out = run.new(value.count, out_word, name)
     if tracked(run, value):
         saved = run.save(out.view(), value) if run.softmax_keeps_input else run.save(out.view())
         run.link(out, (value.node,), _softmax_back, saved, value.word)
+    if not run.cuda:
+        del wide
     return out
 
 
 def _softmax_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
-    """ATen SoftMax.cu first makes grad x output, a tensor that no trace shows."""
+    """ATen SoftMax.cu first makes grad x output, a tensor that no trace shows; the CPU casts back in a step of its own."""
+    if not run.cuda:
+        out = run.like(grad, "softmax gradient")
+        return (run.new(grad.count, node.extra, "gradient cast"),) if node.extra != grad.word else (out,)
     product = run.like(grad, "softmax gradient x output")
     out = run.new(grad.count, node.extra, "softmax gradient")
     del product

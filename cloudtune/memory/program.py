@@ -36,6 +36,10 @@ class Job:
     length: int
     capability: tuple[int, int] = (8, 0)
     shards: int = 1
+    replicas: int = 1
+    """DDP: workers that hold everything and exchange gradients."""
+    offload: bool = False
+    """FSDP with shards, gradients and optimizer on the host."""
     fold: bool = True
     steps: int = 2
     task: Literal["causal_lm", "masked_lm", "classification"] = "causal_lm"
@@ -65,7 +69,7 @@ class Program:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.tape = Tape()
-        self.run = Run(self.tape, workspace_bytes(job.capability))
+        self.run = Run(self.tape, workspace_bytes(job.capability), cuda=job.capability != (0, 0))
         self.run.softmax_keeps_input = job.behaviour.torch_version < (1, 11)
         self.trained = Trained()
         self.resident: list[Storage] = []
@@ -197,7 +201,7 @@ class Program:
 
     def _casting(self) -> Casting:
         behaviour = self.job.behaviour
-        autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 and self.job.capability != (0, 0) else 0
+        autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 else 0
         return Casting(autocast, behaviour.compute_word)
 
     def _stem(self, ctx: Context) -> Value:

@@ -1,42 +1,128 @@
 """The reckoning: recipe + shape + layout + device -> Estimate. Pure, integers, no torch.
 
-``estimate_memory`` is what planner and verbs call; its signature is stable.
+``estimate_memory`` is what planner and verbs call; its signature is stable. The tape of a job is made once and kept:
+devices of one architecture share it.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
-from cloudtune.memory.closed import closed_form
+from cloudtune.memory.allocator import Replay, replay
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate, MemoryPart
+from cloudtune.memory.evidence import LEAST_BYTES, LEAST_BYTES_CPU, evidence_for
+from cloudtune.memory.program import Job, tape_of
+from cloudtune.memory.tape import Tape
+from cloudtune.memory.trainer import trainer_behaviour
 from cloudtune.models.shape import ModelShape
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 
-CLOSED_FORM_ERROR = 0.25
+ORDER = (
+    "weights",
+    "adapters",
+    "gradients",
+    "optimizer states",
+    "activations",
+    "logits and loss",
+    "autocast copies",
+    "unpacked weights",
+    "gathered layers",
+    "communication",
+    "workspaces",
+    "batch",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reckoned:
+    """A tape with its replay, and what was live at the peak: kind -> bytes."""
+
+    tape: Tape
+    result: Replay
+    parts: tuple[tuple[str, int], ...]
+    phase: str
 
 
 def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> Estimate:
-    """Peak memory per GPU (of the process on the CPU) in bytes, itemised at the peak moment."""
-    shares = closed_form(recipe, shape, layout, device)
-    allocated = shares.total
-    reserved = allocated + allocated // 20
-    parts = (
-        *shares.parts,
-        MemoryPart(name="allocator slack", bytes=reserved - allocated),
-        MemoryPart(name="context", bytes=device.context_bytes),
-    )
-    peak = reserved + device.context_bytes
+    """Peak memory per GPU (of the process on the CPU) in bytes, itemised at the peak moment.
+
+    Raises UsageError for architectures that have no template.
+    """
+    reckoned = reckon(job_of(recipe, shape, layout, device))
+    result = reckoned.result
+    slack = result.peak_reserved - sum(size for _, size in reckoned.parts)
+    parts = [MemoryPart(name=name, bytes=size) for name, size in reckoned.parts]
+    parts.append(MemoryPart(name="allocator slack", bytes=slack))
+    parts.append(MemoryPart(name="context", bytes=device.context_bytes))
+    peak = result.peak_reserved + device.context_bytes
+    proof = evidence_for(recipe, shape, layout, device)
+    least = LEAST_BYTES_CPU if device.kind == "cpu" else LEAST_BYTES
+    bar = max(proof.bar, least / peak)
     return Estimate(
         peak_bytes=peak,
-        allocated_bytes=allocated,
-        reserved_bytes=reserved,
+        allocated_bytes=result.peak_allocated,
+        reserved_bytes=result.peak_reserved,
         context_bytes=device.context_bytes,
-        error_bar=CLOSED_FORM_ERROR,
-        low_bytes=math.floor(peak * (1 - CLOSED_FORM_ERROR)),
-        high_bytes=math.ceil(peak * (1 + CLOSED_FORM_ERROR)),
-        parts=parts,
-        peak_phase="backward",
-        evidence="closed form, not yet compared with measurements",
+        error_bar=bar,
+        low_bytes=max(0, math.floor(peak * (1 - bar))),
+        high_bytes=math.ceil(peak * (1 + bar)),
+        parts=tuple(parts),
+        peak_phase=reckoned.phase,
+        evidence=proof.words,
     )
+
+
+def job_of(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> Job:
+    """The job as our trainer runs it, for one worker."""
+    return Job(
+        shape=shape,
+        method=recipe.method,
+        behaviour=trainer_behaviour(recipe, layout, device),
+        batch=layout.micro_batch_size,
+        length=recipe.data.max_length,
+        capability=device.compute_capability,
+        shards=layout.data_parallel if layout.sharding == "fsdp" else 1,
+        replicas=layout.data_parallel if layout.sharding == "ddp" else 1,
+        offload=layout.cpu_offload,
+        task="masked_lm" if recipe.task == "masked_lm" else "causal_lm",
+    )
+
+
+@lru_cache(maxsize=256)
+def reckon(job: Job) -> Reckoned:
+    """Tape, replay and the make-up of the peak. Kept for the last 256 jobs."""
+    tape = tape_of(job)
+    result = replay(tape, expandable=job.behaviour.allocator == "expandable")
+    live = live_at(tape, result.peak_position)
+    sums: dict[str, int] = {}
+    for ident, size in live.items():
+        kind = tape.kinds[ident]
+        sums[kind] = sums.get(kind, 0) + -(-size // 512) * 512
+    parts = tuple((kind, sums[kind]) for kind in sorted(sums, key=_rank))
+    return Reckoned(tape, result, parts, phase_at(tape, result.peak_position))
+
+
+def _rank(kind: str) -> tuple[int, str]:
+    return (ORDER.index(kind) if kind in ORDER else len(ORDER), kind)
+
+
+def live_at(tape: Tape, position: int) -> dict[int, int]:
+    """Live storages after the event at ``position``: id -> bytes asked for."""
+    live: dict[int, int] = {}
+    ident = -1
+    for event in tape.events[: position + 1]:
+        if event > 0:
+            ident += 1
+            live[ident] = event
+        else:
+            del live[~event]
+    return live
+
+
+def phase_at(tape: Tape, position: int) -> str:
+    """The phase that the event at ``position`` belongs to."""
+    return [phase for start, phase in tape.marks if start <= position][-1]
