@@ -30,4 +30,4 @@ def collect(
     from cloudtune.show.report import collected_lines
     from cloudtune.show.text import stdout_page
 
-    result(collected_lines(collected, stdout_page()))
+    result(collected_lines(collected, stdout_page(), str(Path.cwd())))

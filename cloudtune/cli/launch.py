@@ -105,4 +105,4 @@ def _follow(view: JobView, session: Session, as_json: bool) -> None:
     if as_json:
         json_result({"job": status(view.id, session), "collected": collected})
         return
-    result(["", *collected_lines(collected, stdout_page())])
+    result(["", *collected_lines(collected, stdout_page(), str(Path.cwd()))])

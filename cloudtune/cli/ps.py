@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,4 +31,4 @@ def ps(
     from cloudtune.show.text import stdout_page
 
     warn(listing.problems)
-    result(job_table(listing.jobs, stdout_page(), now))
+    result(job_table(listing.jobs, stdout_page(), now, str(Path.cwd())))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cloudtune.show.text import Column, Page, Row, Style, pairs, plain, table
+from cloudtune.show.text import Column, Page, Row, Style, near, pairs, plain, table
 from cloudtune.units import duration, usd
 
 if TYPE_CHECKING:
@@ -28,23 +28,24 @@ STATE_STYLES: dict[str, Style] = {
 }
 
 
-def job_table(jobs: Sequence[JobView], page: Page, now: datetime) -> list[str]:
-    """``ps``: one line per job."""
+def job_table(jobs: Sequence[JobView], page: Page, now: datetime, here: str = "") -> list[str]:
+    """``ps``: one line per job. ``here``: the folder that paths are shown from."""
     if not jobs:
         return ["no jobs yet; start one with: cloudtune launch RECIPE"]
     columns = [Column("id"), Column("state"), Column("provider"), Column("progress", flexible=True), Column("started")]
     rows = [
-        Row([job.id, str(job.state), job.provider, progress_words(job), ago(job.created, now)], STATE_STYLES.get(job.state)) for job in jobs
+        Row([job.id, str(job.state), job.provider, progress_words(job, here), ago(job.created, now)], STATE_STYLES.get(job.state))
+        for job in jobs
     ]
     return table(page, columns, rows, indent=0)
 
 
-def progress_words(job: JobView) -> str:
+def progress_words(job: JobView, here: str = "") -> str:
     """How far the job is, or why it ended."""
     if job.state.terminal:
         if job.state in ("failed", "stopped"):
             return job.stop_reason or job.message.partition("\n")[0]
-        return job.collected_to or ""
+        return near(job.collected_to or "", here)
     if job.progress is None:
         return job.message.partition("\n")[0]
     parts = [job.progress.phase]
@@ -71,13 +72,13 @@ def job_lines(job: JobView, page: Page, now: datetime) -> list[str]:
     progress = job.progress
     entries = [
         ("state", page.paint(str(job.state), STATE_STYLES.get(job.state))),
-        ("progress", progress_words(job)),
+        ("progress", "" if job.state.terminal else progress_words(job)),
         ("loss", _loss_words(job)),
         ("speed", f"{progress.tokens_per_second:,.0f} tokens/s" if progress and progress.tokens_per_second else ""),
         ("recipe", job.recipe),
         ("address", str(job.ref) if job.ref else ""),
         ("started", f"{job.created:%Y-%m-%d %H:%M:%S} UTC, {ago(job.created, now)}" if job.created else ""),
-        ("message", plain(job.message.partition("\n")[0]) if not job.state.terminal or job.state != "failed" else ""),
+        ("message", plain((job.stop_reason or job.message).partition("\n")[0])),
         ("exit code", str(job.exit_code) if job.exit_code not in (None, 0) else ""),
         ("results", job.collected_to or job.outputs or ""),
     ]

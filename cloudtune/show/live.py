@@ -24,6 +24,7 @@ Show = Callable[["JobView"], None]
 
 _BAR = 40
 _CURVE = 40
+_WITHOUT_STEPS = ("load", "tokenize")  # phases whose step and loss, if any, are those of the phase before
 _LINE_EVERY = 0.1  # a piped line for each tenth of the steps, besides every change of state and phase
 
 
@@ -69,13 +70,13 @@ def plain_line(view: JobView) -> str:
 def _phase(progress: Progress | None) -> str:
     if progress is None:
         return ""
-    if progress.step is not None and progress.total_steps:
+    if progress.step is not None and progress.total_steps and progress.phase not in _WITHOUT_STEPS:
         return f"{progress.phase}, step {progress.step}/{progress.total_steps}"
     return progress.phase
 
 
 def _numbers(progress: Progress | None) -> list[str]:
-    if progress is None:
+    if progress is None or progress.phase in _WITHOUT_STEPS:
         return []
     return [
         f"loss {progress.loss:.3f}" if progress.loss is not None else "",
@@ -126,6 +127,8 @@ def picture_lines(view: JobView, page: Page, now: datetime) -> list[str]:
         return [*lines, *([f"  {plain(view.message.partition(chr(10))[0])}"] if view.message else [])]
     room = max(10, min(_BAR, page.width - 36))
     lines.append(_step_line(progress, page, room))
+    if progress.phase in _WITHOUT_STEPS:
+        return lines
     if progress.loss is not None:
         curve = sparkline(progress.losses, min(_CURVE, room), unicode=page.unicode)
         evaluated = f"  eval {progress.eval_loss:.3f}" if progress.eval_loss is not None else ""
@@ -137,7 +140,7 @@ def picture_lines(view: JobView, page: Page, now: datetime) -> list[str]:
 
 def _step_line(progress: Progress, page: Page, room: int) -> str:
     phase = f"  {plain(progress.phase)[:8]:<9}"
-    if progress.step is None or not progress.total_steps:
+    if progress.step is None or not progress.total_steps or progress.phase in _WITHOUT_STEPS:
         return phase.rstrip()
     fraction = progress.step / progress.total_steps
     bar = meter(page, fraction, room)

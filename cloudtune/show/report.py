@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloudtune.show.text import Page, pairs
+from cloudtune.show.text import Page, near, pairs
 from cloudtune.units import count, duration, gib, usd
 
 if TYPE_CHECKING:
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from cloudtune.verbs.collect import Collected
 
 
-def collected_lines(collected: Collected, page: Page) -> list[str]:
-    """What ``collect`` brought, and the job's own account where it left one."""
-    folder = str(collected.folder)
+def collected_lines(collected: Collected, page: Page, here: str = "") -> list[str]:
+    """What ``collect`` brought, and the job's own account where it left one. ``here``: the folder that paths are shown from."""
+    folder = near(str(collected.folder), here)
     came = f"{len(collected.files)} files in {folder} ({gib(collected.fetched_bytes)} fetched now)"
     if collected.manifest is not None:
         return [came, *summary_lines(collected.manifest, folder, page)]

@@ -118,11 +118,15 @@ def memory_lines(memory: Estimate, has_bytes: int | None, page: Page) -> list[st
     title = f"Memory at the peak: {gib(memory.peak_bytes)}{has}, give or take {memory.error_bar:.0%}"
     lines = [heading(page, title)]
     parts = sorted((part for part in memory.parts if part.bytes), key=lambda part: -part.bytes)
-    biggest = max((part.bytes for part in parts), default=1)
-    name_width = max((cells(part.name) for part in parts), default=0)
-    for part in parts:
-        share = meter(page, part.bytes / biggest, _BAR)
-        lines.append(f"  {plain(part.name).ljust(name_width)}  {gib(part.bytes):>9}  {page.paint(share, 'cyan')}".rstrip())
+    shown = [(part.name, part.bytes) for part in parts if part.bytes >= memory.peak_bytes / 100]
+    small = parts[len(shown) :]
+    if small:
+        shown.append((f"{len(small)} small parts" if len(small) > 1 else small[0].name, sum(part.bytes for part in small)))
+    biggest = max((size for _, size in shown), default=1)
+    name_width = max((cells(name) for name, _ in shown), default=0)
+    for name, size in shown:
+        share = meter(page, size / biggest, _BAR)
+        lines.append(f"  {plain(name).ljust(name_width)}  {gib(size):>9}  {page.paint(share, 'cyan')}".rstrip())
     if memory.peak_phase:
         why = "; ".join(part for part in (f"at its highest in: {memory.peak_phase}", memory.evidence) if part)
         lines += notes(page, [why], sign=" ", style="dim")
@@ -166,20 +170,22 @@ def _candidate_row(item: Candidate, chosen: Chosen | None) -> Row:
 
 
 def rejected_lines(rejected: Sequence[Rejected], page: Page) -> list[str]:
-    """The machines that do not fit, each reason once with all its machines when they share it."""
-    groups: dict[tuple[str, str, str], list[Rejected]] = {}
+    """The machines that do not fit, those with the same reason on one line."""
+    groups: dict[tuple[str, str, int | None, int | None], list[str]] = {}
     for item in rejected:
-        groups.setdefault((item.provider, item.instance, item.reason), []).append(item)
+        machines = groups.setdefault((item.provider, item.reason, item.needs_bytes, item.has_bytes), [])
+        if item.instance not in machines:
+            machines.append(item.instance)
     columns = [Column("provider"), Column("machine"), Column("needs", "right"), Column("has", "right"), Column("why", flexible=True)]
-    rows = [_rejected_row(items) for items in list(groups.values())[:SHOWN_REJECTED]]
+    rows = [
+        Row([provider, _several(machines), "" if needs is None else gib(needs), "" if has is None else gib(has), reason])
+        for (provider, reason, needs, has), machines in list(groups.items())[:SHOWN_REJECTED]
+    ]
     return [*table(page, columns, rows), *_more(page, len(groups) - SHOWN_REJECTED)]
 
 
-def _rejected_row(items: Sequence[Rejected]) -> Row:
-    first = items[0]
-    needs = gib(first.needs_bytes) if first.needs_bytes is not None else ""
-    has = gib(first.has_bytes) if first.has_bytes is not None else ""
-    return Row([first.provider, first.instance, needs, has, first.reason])
+def _several(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _more(page: Page, hidden: int) -> list[str]:

@@ -60,6 +60,11 @@ def plain(text: str) -> str:
     return "".join(" " if unicodedata.category(char) == "Cc" else char for char in _STYLED.sub("", text))
 
 
+def near(path: str, here: str) -> str:
+    """``path`` as it is written from the folder ``here``, when it lies below it."""
+    return path.removeprefix(f"{here.rstrip('/')}/") if here else path
+
+
 def cells(text: str) -> int:
     """Columns that ``text`` takes on a terminal; colours take none, wide characters two."""
     bare = _STYLED.sub("", text)
