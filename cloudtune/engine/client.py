@@ -25,12 +25,16 @@ class EngineError(ProviderError):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An engine that answered. ``api`` is the package's low-level client; ``kind`` is docker or podman."""
+    """An engine that answered. ``api`` is the package's low-level client; ``kind`` is docker or podman.
+
+    ``rootless``: root inside its containers is the user who runs the engine.
+    """
 
     url: str
     kind: str
     version: str
     has_bridge: bool
+    rootless: bool
     api: Any
 
     def close(self) -> None:
@@ -49,12 +53,14 @@ def connect(url: str) -> Connection:
         try:
             facts = api.version()
             bridges = api.networks(names=["bridge", "podman"])
+            options = [str(option) for option in api.info().get("SecurityOptions") or ()]
         except docker.errors.DockerException:
             api.close()
             raise
     names = [part.get("Name", "") for part in facts.get("Components", ())]
     kind = "podman" if any("podman" in name.lower() for name in names) else "docker"
-    return Connection(url, kind, str(facts.get("Version", "")), bool(bridges), api)
+    rootless = any("rootless" in option for option in options)
+    return Connection(url, kind, str(facts.get("Version", "")), bool(bridges), rootless, api)
 
 
 @contextmanager

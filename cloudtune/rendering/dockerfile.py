@@ -1,42 +1,66 @@
 """The Dockerfile's text, made purely: plain features only, so that every builder takes it. Builds nothing.
 
 No ``COPY --chmod``, ``COPY --link``, ``RUN --mount``, heredoc or ``# syntax`` line: each fails in some builder
-that users have (docker 20.10's own, BuildKit without a registry, podman, kaniko).
+that users have (docker 20.10's own, BuildKit without a registry, podman, kaniko). What changes seldom comes first:
+a new trainer reuses the layer with torch in it.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from cloudtune.recipe.resolved import CONTRACT_VERSION
 
 Target = Literal["cuda", "cpu"]
 
-_BASES: dict[Target, str] = {
-    # CUDA user-space libraries come with torch's own wheels; the driver comes from the machine.
-    "cuda": "python:3.12-slim-bookworm",
-    "cpu": "python:3.12-slim-bookworm",
-}
+# CUDA's user-space libraries come with torch's own wheels and the driver from the machine, so both targets stand
+# on the same small base. The Python is the one that the tests run.
+BASE: Final = "python:3.11-slim-bookworm"
+CODE_DIR: Final = "/opt/cloudtune"
+
+# Where a platform mounts its driver. Deliberately no CUDA compatibility layer in front of it: Vertex AI rolls its
+# drivers forward, and older compatibility libraries then hide the newer driver (VIAME/VIAME#273).
+_CUDA_ENVIRONMENT = (
+    "NVIDIA_VISIBLE_DEVICES=all",
+    "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    "LD_LIBRARY_PATH=/usr/local/nvidia/lib64",
+    "PATH=/usr/local/nvidia/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+)
+_ENVIRONMENT = (
+    "PYTHONUNBUFFERED=1",
+    "PIP_NO_CACHE_DIR=1",
+    "PIP_DISABLE_PIP_VERSION_CHECK=1",
+    f"PYTHONPATH={CODE_DIR}",
+)
 
 _TEXT = """\
+# The trainer of cloudtune {version} for {target}. Written by `cloudtune render`; the same release gives the same bytes.
+# The recipe is not in here: job.json is mounted, so this one image serves every recipe.
 ARG BASE={base}
 FROM ${{BASE}}
+ENV {environment}
+COPY requirements.txt {code}/requirements.txt
+RUN python3 -m pip install -r {code}/requirements.txt
+COPY trainer {code}
 LABEL org.opencontainers.image.title="cloudtune trainer ({target})" \\
+      org.opencontainers.image.licenses="Apache-2.0" \\
       ai.cloudtune.version="{version}" \\
       ai.cloudtune.contract="{contract}"
-ENV PYTHONUNBUFFERED=1 \\
-    PIP_NO_CACHE_DIR=1 \\
-    PIP_DISABLE_PIP_VERSION_CHECK=1 \\
-    TOKENIZERS_PARALLELISM=false \\
-    PYTHONPATH=/opt/cloudtune
-COPY requirements.txt /opt/cloudtune/requirements.txt
-RUN python3 -m pip install -r /opt/cloudtune/requirements.txt
-COPY trainer /opt/cloudtune
+WORKDIR {code}
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["python3", "-m", "cloudtune_trainer"]
+ENTRYPOINT ["python3", "-m", "cloudtune_entry"]
+CMD ["train"]
 """
 
 
 def dockerfile(target: Target, version: str) -> str:
     """The Dockerfile of the release's image for ``target``; the base can be replaced with ``--build-arg BASE=``."""
-    return _TEXT.format(base=_BASES[target], target=target, version=version, contract=CONTRACT_VERSION)
+    environment = (*_ENVIRONMENT, *(_CUDA_ENVIRONMENT if target == "cuda" else ()))
+    return _TEXT.format(
+        base=BASE,
+        target=target,
+        version=version,
+        contract=CONTRACT_VERSION,
+        code=CODE_DIR,
+        environment=" \\\n    ".join(environment),
+    )

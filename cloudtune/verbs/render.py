@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloudtune.errors import StagingError, UsageError
 from cloudtune.rendering.bundle import Bundle, build_context, make_bundle
 from cloudtune.rendering.dockerfile import Target
+from cloudtune.rendering.image import image_name, target_of
+from cloudtune.rendering.instructions import instructions
 from cloudtune.rendering.jobfile import local_inputs, template_file
 from cloudtune.resources import resource_dir
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 # Of cloudtune itself the trainer needs the recipe's words and the manifest, and what these import.
 _SHARED = ("__init__.py", "errors.py", "units.py", "manifest.py", "recipe")
+_SOURCE_ENDINGS = frozenset({".py", ".json", ".jinja", ".txt"})
 _CHUNK = 1 << 20
 
 
@@ -25,32 +29,38 @@ def render(plan: Plan) -> Bundle:
 
     Raises StagingError when a data file or template cannot be read.
     """
-    target: Target = "cuda" if plan.layout.gpus else "cpu"
-    containers = resource_dir("containers")
-    context = build_context(
-        target,
-        plan.cloudtune_version,
-        trainer_sources(containers),
-        (containers / "requirements" / f"{target}.txt").read_bytes(),
-    )
     template = template_file(plan)
-    return make_bundle(plan, context, data_digests(plan), _read(template) if template else None)
+    return make_bundle(
+        plan, image_context(target_of(plan), plan.cloudtune_version), data_digests(plan), _read(template) if template else None
+    )
+
+
+def image_context(target: Target, version: str) -> dict[str, bytes]:
+    """The build context of a release's image: the same for every recipe, on any machine."""
+    containers = resource_dir("containers")
+    lock = containers / "requirements" / f"{target}.txt"
+    return build_context(target, version, trainer_sources(containers), _unix(lock.read_bytes()))
 
 
 def trainer_sources(containers: Path) -> dict[str, bytes]:
-    """The trainer package and the part of cloudtune that it imports, by path relative to the image's code folder."""
+    """The trainer's packages and the part of cloudtune that they import, by path relative to the image's code folder."""
     trainer = containers / "trainer"
-    files = {path.relative_to(trainer).as_posix(): path.read_bytes() for path in _python_files(trainer / "cloudtune_trainer")}
+    files = {path.relative_to(trainer).as_posix(): path for path in _sources(trainer)}
     package = Path(__file__).resolve().parent.parent
     for name in _SHARED:
         part = package / name
-        for path in _python_files(part) if part.is_dir() else [part]:
-            files[f"cloudtune/{path.relative_to(package).as_posix()}"] = path.read_bytes()
-    return files
+        files.update({f"cloudtune/{path.relative_to(package).as_posix()}": path for path in (_sources(part) if part.is_dir() else [part])})
+    return {name: _unix(path.read_bytes()) for name, path in files.items()}
 
 
-def _python_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+def _sources(folder: Path) -> list[Path]:
+    """Source files only: what an editor, an interpreter or a type checker leaves beside them is not part of a release."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in _SOURCE_ENDINGS and not path.name.startswith("."))
+
+
+def _unix(content: bytes) -> bytes:
+    """The same bytes whatever line ends a checkout was made with."""
+    return content.replace(b"\r\n", b"\n")
 
 
 def data_digests(plan: Plan) -> dict[str, str]:
@@ -80,10 +90,11 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def write_bundle(bundle: Bundle, folder: Path) -> list[Path]:
-    """Write a bundle as a folder that can be read, diffed and built by hand: ``image/`` and ``job/``.
+def write_bundle(bundle: Bundle, folder: Path, plan: Plan | None = None) -> list[Path]:
+    """Write a bundle as a folder that can be read, diffed and built by hand: ``image/``, ``job/`` and a README with the commands.
 
-    Raises UsageError when the folder holds anything that is not from an earlier render.
+    With ``plan`` the README also names the data that the job needs. Raises UsageError when the folder holds anything
+    that is not from an earlier render.
     """
     marker = folder / ".cloudtune-bundle"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
@@ -98,5 +109,13 @@ def write_bundle(bundle: Bundle, folder: Path) -> list[Path]:
             written.append(path)
     for path in stale.difference(written):
         path.unlink()
+    readme = folder / "README.md"
+    name = image_name(bundle.image, "cuda" if _wants_gpu(bundle) else "cpu")
+    readme.write_text(instructions(bundle, name, local_inputs(plan) if plan else ()))
+    written.append(readme)
     marker.write_text(f"{bundle.digest}\n")
     return written
+
+
+def _wants_gpu(bundle: Bundle) -> bool:
+    return bool(json.loads(bundle.job["job.json"])["device"] == "cuda")
