@@ -18,6 +18,7 @@ from cloudtune.memory.estimate import Estimate, MemoryPart
 from cloudtune.planning.plan import Chosen, DataStats, Plan
 from cloudtune.providers.base import Place, Request
 from cloudtune.providers.local.place import connect
+from cloudtune.providers.scripted import ScriptedJobs, scripted_place
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.session import Session
@@ -93,6 +94,18 @@ def standin_place(home: Path, options: Sequence[str] = (), clock: Clock | None =
         return replace(request, body=body)
 
     return replace(place, build_request=build_request, preflight=None)
+
+
+def scripted_session(home: Path, jobs: ScriptedJobs, clock: Clock | None = None) -> Session:
+    """A session over ``home`` whose only place is the scripted one; plans for it come from ``scripted_plan``."""
+    settings = HomeSettings(home, home / "cache")
+    return Session(settings, clock or SystemClock(), places={"scripted": scripted_place(jobs)})  # type: ignore[arg-type]
+
+
+def scripted_plan(folder: Path, **changes: Any) -> Plan:
+    """A plan that is launched at the scripted provider."""
+    local = plan(folder, **changes)
+    return local.model_copy(update={"chosen": local.chosen.model_copy(update={"provider": "scripted"})})
 
 
 def session(home: Path, options: Sequence[str] = (), clock: Clock | None = None, *, grace_seconds: float | None = None) -> Session:

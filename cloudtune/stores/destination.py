@@ -79,8 +79,12 @@ class Destination:
     def receive(self, wanted: Wanted, fetch: Fetch) -> None:
         """Bring one file, going on from an earlier part. Raises StoreError when the bytes are not the ones wanted."""
         part = f"{INCOMING}/{wanted.sha256}"
-        if not self._fill(part, wanted, fetch):
-            self._fill(part, wanted, fetch)  # the earlier part was not the beginning of this file: once more, from zero
+        try:
+            if not self._fill(part, wanted, fetch):
+                self._fill(part, wanted, fetch)  # the earlier part was not the beginning of this file: once more, from zero
+        except StoreError:
+            self._forget_if_empty(part)
+            raise
         self._name(part, wanted.path)
 
     def receive_unchecked(self, path: str, chunks: Iterator[bytes]) -> int:
@@ -140,6 +144,12 @@ class Destination:
     def _forget(self, part: str) -> None:
         with opened_parent(self._root, part) as (folder, name):
             os.unlink(name, dir_fd=folder)
+
+    def _forget_if_empty(self, part: str) -> None:
+        with suppress(FileNotFoundError, StoreError), opened_parent(self._root, part) as (folder, name):
+            facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(facts.st_mode) and facts.st_size == 0:
+                os.unlink(name, dir_fd=folder)
 
     def _name(self, part: str, path: str) -> None:
         """Give a finished part its name, in place of an older file; never in place of anything else."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cloudtune.errors import StoreError
 from cloudtune.stores.base import Entry, Kind
-from cloudtune.stores.walking import open_plain_file, opened_parent, opened_root
+from cloudtune.stores.walking import open_plain_file, opened_parent, opened_root, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +27,10 @@ class FolderStore:
 
     def put(self, path: str, chunks: Iterable[bytes]) -> None:
         """Write under a temporary name, then rename: a reader sees the whole file or none."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refusal(error, str(self._root)) from error
         temporary = f".coming-{secrets.token_hex(8)}"
         with opened_root(self._root) as root, opened_parent(root, path, make=True) as (folder, name):
             try:

@@ -86,6 +86,6 @@ def refusal(error: OSError, path: str) -> StoreError:
     """The system's answer to an open as a StoreError."""
     if error.errno == errno.ENOENT:
         return StoreError("there is no such file", where=path, code="store-missing")
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR):
         return StoreError("a link or something else that is no plain file or folder is in the way", where=path, code="store-not-a-file")
     return StoreError(f"cannot be used: {error.strerror}", where=path, hint="check permissions and free disk space")

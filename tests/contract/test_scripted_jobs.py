@@ -50,7 +50,7 @@ class ScriptedWorld(JobServiceWorld):
     def break_down(self):
         self._always(Fault.UNAVAILABLE)
 
-    def fall_silent(self, launch_id):
+    def fall_silent(self, launch_id):  # noqa: ARG002
         self._always(Fault.HANGS)
 
     def expire_login(self):
