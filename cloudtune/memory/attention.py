@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloudtune.memory.autograd import Node, Run, Saved, Value
-from cloudtune.memory.ops import Grads, add, cast, concatenate, copy, dropout, matmul, multiply, narrow, negate, scale, softmax, tracked, view
+from cloudtune.memory.ops import Grads, add, cast, concatenate, copy, dropout, lowered, matmul, multiply, narrow, negate, scale, softmax, tracked, view
 
 Kernel = Literal["flash", "efficient", "math", "eager", "cpu"]
 
@@ -61,10 +61,11 @@ def choose(capability: tuple[int, int], word: int, heads: Heads, *, grouped: boo
 
 def sdpa(run: Run, query: Value, key: Value, value: Value, heads: Heads, kernel: Kernel) -> Value:
     """Attention through the chosen kernel; (batch, length, heads, width) comes out contiguous."""
-    if kernel == "math":
-        return _math(run, query, key, value, heads)
     if kernel == "eager":
         return eager(run, query, key, value, heads)
+    query, key, value = lowered(run, query), lowered(run, key), lowered(run, value)
+    if kernel == "math":
+        return _math(run, query, key, value, heads)
     out = run.new(heads.out, query.word, "attention output")
     rows = heads.length if kernel in {"flash", "cpu"} else -(-heads.length // 32) * 32
     logsumexp = run.new(heads.batch * heads.queries * rows, 4, "attention log-sum-exp")

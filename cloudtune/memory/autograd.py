@@ -107,11 +107,13 @@ class Packed:
 class Run:
     """One process's run: the tape, whether gradients are recorded, and the checkpoint at work."""
 
-    __slots__ = ("casts", "cuda", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "tape", "thread", "workspace_bytes", "workspaces")
+    __slots__ = ("autocast", "casts", "cuda", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "tape", "thread", "workspace_bytes", "workspaces")
 
     def __init__(self, tape: Tape, workspace_bytes: int = 0, *, cuda: bool = True) -> None:
         self.tape = tape
         self.cuda = cuda
+        self.autocast = 0
+        """16-bit word that products are brought to; 0 = no autocast."""
         self.grad_enabled = True
         self.frame: Frame | None = None
         self.recording: list[Saved | None] | None = None

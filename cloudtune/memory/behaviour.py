@@ -39,6 +39,8 @@ class Behaviour:
     loss: Literal["full", "chunked"] = "full"
     """chunked: cross-entropy over a few tokens at a time, each chunk checkpointed, logits never whole."""
     chunk_tokens: int = 1024
+    loss_inside: bool = False
+    """The model computes the loss itself (labels are passed in), so its hidden states are alive during the loss."""
     outputs_held: bool = False
     """The logits of the forward pass are still referenced during the backward pass."""
     outputs_overlap: bool = False

@@ -168,5 +168,5 @@ def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> 
         grouped = False
     kernel = behaviour.sdpa_kernel
     if kernel == "auto":
-        kernel = choose(ctx.capability, query.word, heads, grouped=grouped, masked=behaviour.padding_mask)  # type: ignore[assignment]
+        kernel = choose(ctx.capability, ctx.run.autocast or query.word, heads, grouped=grouped, masked=behaviour.padding_mask)  # type: ignore[assignment]
     return sdpa(ctx.run, query, key, values, heads, kernel)  # type: ignore[arg-type]

@@ -15,11 +15,13 @@ from cloudtune.memory.ops import Grads, add, cast, narrow, scale, tanh, tracked
 KIND = "logits and loss"
 
 
-def full_loss(ctx: Context, head: LinearLayer, value: Value) -> tuple[Value, Value]:
-    """(loss, logits): all logits at once, in fp32 for the loss."""
+def full_loss(ctx: Context, head: LinearLayer, states: list[Value]) -> tuple[Value, Value]:
+    """(loss, logits): all logits at once, in fp32 for the loss. Hidden states stay in ``states`` when the model holds them."""
     run = ctx.run
     kind, run.tape.kind = run.tape.kind, KIND
-    logits = plain_linear(run, head, value, ctx.casting)
+    logits = plain_linear(run, head, states[0], ctx.casting)
+    if not ctx.behaviour.loss_inside:
+        states.clear()
     if ctx.shape.final_softcap is not None:
         logits = _capped(run, logits)
     loss = _cross_entropy(run, cast(run, logits, 4, "logits in fp32"), ctx.tokens)

@@ -54,6 +54,11 @@ def cast(run: Run, value: Value, word: int, name: str = "cast") -> Value:
     return out
 
 
+def lowered(run: Run, value: Value) -> Value:
+    """What autocast hands to a product: the 16-bit form of an fp32 tensor."""
+    return cast(run, value, run.autocast, "autocast input") if run.autocast else value
+
+
 def _cast_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
     parent = node.parents[0]
     if isinstance(parent, Leaf):
@@ -174,9 +179,11 @@ def tanh(run: Run, value: Value, name: str = "tanh") -> Value:
 
 
 def dropout(run: Run, value: Value, probability: float) -> Value:
-    """Fused dropout on CUDA: a mask of one byte per element."""
+    """Fused dropout on CUDA keeps a mask of one byte per element; on the CPU the mask is a factor of the input's type."""
     if probability == 0:
         return value
+    if not run.cuda:
+        return multiply(run, value, run.like(value, "dropout mask"), "dropout")
     out = run.like(value, "dropout")
     mask = run.new(value.count, 1, "dropout mask")
     if tracked(run, value):
@@ -229,6 +236,7 @@ def gradient_of(run: Run, weight: Weight, word: int) -> Value:
 
 def matmul(run: Run, left: Value, right: Value, count: int, name: str) -> Value:
     """A batched product of two activations; keeps both as far as gradients need them."""
+    left, right = lowered(run, left), lowered(run, right)
     run.matrix_product()
     saved = ()
     if tracked(run, left, right):

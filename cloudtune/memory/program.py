@@ -166,6 +166,7 @@ class Program:
         batch = [Storage(tape, 8 * job.batch * job.length, name) for name in ("input ids", "labels")]
         tape.kind = "activations"
         tape.mark("forward")
+        self.run.autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 else 0
         loss, logits = self._forward()
         self.run.casts.clear()
         if behaviour.outputs_held:
@@ -197,12 +198,12 @@ class Program:
             self.went.append(Span((start[0], len(self.tape.events)), (start[1], len(self.tape.names))))
         value = self._last(value)
         del embeddings
-        return self._head(ctx, value)
+        states = [value]
+        del value
+        return self._head(ctx, states)
 
     def _casting(self) -> Casting:
-        behaviour = self.job.behaviour
-        autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 else 0
-        return Casting(autocast, behaviour.compute_word)
+        return Casting(self.run.autocast, self.job.behaviour.compute_word)
 
     def _stem(self, ctx: Context) -> Value:
         behaviour = self.job.behaviour
@@ -234,18 +235,19 @@ class Program:
             return one(ctx, layer, value)
         return self.run.checkpoint(lambda inputs: one(ctx, layer, inputs), value, reentrant=behaviour.reentrant)
 
-    def _head(self, ctx: Context, value: Value) -> tuple[Value, Value | None]:
+    def _head(self, ctx: Context, states: list[Value]) -> tuple[Value, Value | None]:
+        """Loss and logits; takes the hidden states out of ``states`` so that nobody else holds them."""
         shape = self.job.shape
         if self.job.task == "classification":
-            return classifier_loss(ctx, value)
-        value = head_states(ctx, self.ends, value)
+            return classifier_loss(ctx, states.pop())
+        states.append(head_states(ctx, self.ends, states.pop()))
         self.tape.mark("loss")
         name = shape.output_embedding
         bias = self.ends.get(f"{name.rpartition('.')[0]}.bias")
         head = LinearLayer("head", shape.vocab_size, shape.hidden_size, self.ends[name], bias)
         if ctx.behaviour.loss == "chunked":
-            return chunked_loss(ctx, head, value), None
-        return full_loss(ctx, head, value)
+            return chunked_loss(ctx, head, states.pop()), None
+        return full_loss(ctx, head, states)
 
     # ---- folding ------------------------------------------------------------------------------------------------------
 

@@ -72,28 +72,31 @@ class Traced:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Fake tensors cannot say their values; transformers asks for some of them in checks that change no memory."""
+def as_on_cuda(*, autocast: bool) -> Iterator[None]:
+    """Two questions answered as on CUDA: whether rows are packed (values are not known here), and whether autocast is on
+    (peft asks for CUDA's)."""
     import transformers.masking_utils as masks
 
-    saved = masks.find_packed_sequence_indices
+    saved = masks.find_packed_sequence_indices, torch.is_autocast_enabled
     masks.find_packed_sequence_indices = lambda position_ids: None
+    if autocast:
+        torch.is_autocast_enabled = lambda device_type="cpu": saved[1](device_type)  # type: ignore[assignment]
     try:
         yield
     finally:
-        masks.find_packed_sequence_indices = saved
+        masks.find_packed_sequence_indices, torch.is_autocast_enabled = saved
 
 
 def materialise(model: torch.nn.Module, word: torch.dtype | None = None) -> None:
     """Every meta parameter and buffer becomes a fake CPU tensor; ties stay ties. Call inside FakeTensorMode."""
     made: dict[int, torch.Tensor] = {}
-    for module in model.modules():
+    for path, module in model.named_modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is None or type(parameter).__name__ in {"Params4bit", "Int8Params"}:
                 continue
             if id(parameter) not in made:
                 dtype = word if word is not None and parameter.dtype.is_floating_point else parameter.dtype
-                if "lora" in name or "lora" in type(module).__name__.lower():
+                if "lora_" in path:
                     dtype = parameter.dtype
                 fresh = torch.nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=parameter.requires_grad)
                 made[id(parameter)] = fresh
@@ -150,7 +153,7 @@ def trace(
     with torch.device("meta"):
         model = build()
     watch = Watch(detailed=detailed)
-    with FakeTensorMode(allow_non_fake_inputs=True), quiet():
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_cuda(autocast=autocast):
         finish(model)
         model.train()
         with watch:
