@@ -67,7 +67,7 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 def first_paragraph(docstring: str) -> str:
     """The text up to the first empty line, on one line, ending as a sentence."""
-    text = " ".join(docstring.split("\n\n")[0].split())
+    text = " ".join(docstring.split("\n\n", maxsplit=1)[0].split())
     return text if not text or text[-1] in ".!?:" else f"{text}."
 
 

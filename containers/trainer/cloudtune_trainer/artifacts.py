@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cloudtune.errors import JobFailed
 from cloudtune.manifest import METRICS_NAME, Artifact, Manifest
 from cloudtune.recipe.resolved import JobFile
 from cloudtune.recipe.spec import FullMethod
@@ -122,6 +123,24 @@ def list_artifacts(folder: Path) -> tuple[Artifact, ...]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         found.append(Artifact(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=digest))
     return tuple(found)
+
+
+def upload(job: JobFile, paths: Paths) -> str:
+    """Put the result into the hub repository that the recipe names, with the token in HF_TOKEN; its URL."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = str(job.recipe.output.push_to_hub)
+    home = paths.model / "merged" if (paths.model / "merged").is_dir() else result_folder(job, paths)
+    try:
+        HfApi().create_repo(name, private=True, exist_ok=True)
+        HfApi().upload_folder(repo_id=name, folder_path=home)
+    except (HfHubHTTPError, OSError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise JobFailed(
+            f"the result could not be uploaded to {name}: {first}", hint="check the secret HF_TOKEN; a restart goes on from here"
+        ) from error
+    return f"https://huggingface.co/{name}"
 
 
 def copy_records(paths: Paths) -> None:

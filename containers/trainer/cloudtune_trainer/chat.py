@@ -7,9 +7,9 @@ is learned. Text is tokenised in stretches that end at these places, so no token
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from jinja2 import TemplateError
@@ -92,12 +92,12 @@ class ChatRenderer:
         if at == 0:  # templates index the first message, so there is no prompt to render
             return _Span(max(0, text.find(messages[0]["content"])), end), text
         # Some generation prompts open a thought that the finished turn does not have: what both share is the prompt.
-        shared = len(os.path.commonprefix([self._render(messages[:at], prompt=True), text]))
+        shared = _shared_length(self._render(messages[:at], prompt=True), text)
         return _Span(min(shared, end), end), text
 
     def _stretches(self, text: str, spans: list[_Span]) -> list[Stretch]:
         cuts = [0, *(place for span in spans for place in (span.start, span.end)), len(text)]
-        bounds = [(a, b, turn % 2 == 1) for turn, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False))]
+        bounds = [(a, b, turn % 2 == 1) for turn, (a, b) in enumerate(pairwise(cuts))]
         if not self._cuts_cleanly:
             joint = self._joint(text, bounds)
             if joint is not None:
@@ -119,3 +119,8 @@ class ChatRenderer:
     def _ids(self, text: str) -> list[int]:
         found: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return found
+
+
+def _shared_length(one: str, other: str) -> int:
+    """Number of leading characters that both texts share."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -53,7 +53,9 @@ def prepare(job: JobFile, paths: Paths, tokens: Tokens) -> Data:
     limit = job.recipe.data.max_length
     learned = _read(job.train, paths, tokens, limit)
     if not learned.sequences:
-        raise JobFailed("no row of the training data has a token to learn", hint="check max_length, and the format and columns of data.train")
+        raise JobFailed(
+            "no row of the training data has a token to learn", hint="check max_length, and the format and columns of data.train"
+        )
     if job.eval:
         held = _read(job.eval, paths, tokens, limit)
         if not held.sequences:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from cloudtune_trainer.batches import Batch, causal_batch, masked_batch
+from cloudtune_trainer.fourbit import as_served
 from cloudtune_trainer.loss import TokenLoss
 from cloudtune_trainer.surroundings import StopSign
-from cloudtune_trainer.tokens import Sequence
+from cloudtune_trainer.tokens import IGNORED, Sequence
 from cloudtune_trainer.workers import Workers
 
 
-@torch.no_grad()
 def mean_loss(
     model: TokenLoss, batches: list[list[Sequence]], pad: int, workers: Workers, precision: AbstractContextManager[Any], stop: StopSign
 ) -> float | None:
@@ -27,12 +27,13 @@ def mean_loss(
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=workers.device)
     learned = 0
-    for batch in _own_batches(model.causal, batches, pad, workers):
-        if stop.up:
-            break
-        with precision:
-            total += model(batch).double()
-        learned += int((batch.labels != -100).sum())
+    with torch.no_grad(), as_served(model):
+        for batch in _own_batches(model.causal, batches, pad, workers):
+            if stop.up:
+                break
+            with precision:
+                total += model(batch).double()
+            learned += int((batch.labels != IGNORED).sum())
     model.train(was_training)
     nats, tokens = workers.total([float(total), float(learned)])
     return None if workers.any(stop.up) else nats / max(1.0, tokens)

@@ -18,6 +18,7 @@ from cloudtune_trainer.batches import Batch, Group, length
 from cloudtune_trainer.loss import TokenLoss, decoder_of
 from cloudtune_trainer.model import autocast
 from cloudtune_trainer.optimizers import make_optimizer, set_rate
+from cloudtune_trainer.tokens import IGNORED
 from cloudtune_trainer.workers import Workers
 
 
@@ -93,7 +94,7 @@ def _add_noise(embeddings: nn.Module, alpha: float) -> None:
 def learn(learner: Learner, batches: list[Batch], groups: list[Group], rate: float, longest_gradient: float) -> Step:
     """One optimizer step over this worker's ``batches``; ``groups`` are all workers'. Raises JobFailed when the loss is not finite."""
     workers = learner.workers
-    learned_here = sum(int((batch.labels != -100).sum()) for batch in batches)
+    learned_here = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
     learned = int(workers.total([float(learned_here)])[0])
     loss_sum = torch.zeros((), dtype=torch.float64, device=workers.device)
     set_rate(learner.optimizer, rate)
@@ -111,7 +112,7 @@ def learn(learner: Learner, batches: list[Batch], groups: list[Group], rate: flo
     if not math.isfinite(nats) or not (math.isfinite(norm) or learner.scaler.is_enabled()):
         raise JobFailed(
             f"the {'loss' if not math.isfinite(nats) else 'gradient'} is not a finite number",
-            hint="lower learning_rate or max_grad_norm, lengthen the warm-up, use model.dtype: bfloat16 instead of float16, and look at the rows",
+            hint="lower learning_rate, lengthen the warm-up, use model.dtype: bfloat16 instead of float16, and look at the rows",
         )
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()

@@ -93,12 +93,14 @@ def decoder_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-@torch.no_grad()
 def check_chunked(model: Any, batch: Batch) -> None:
     """Raise JobFailed when both ways disagree on ``batch``: the model does something to its logits that we do not know."""
     targets = next_tokens(batch.labels)
-    full = float(full_loss(model, batch, targets))
-    chunked = float(chunked_loss(decoder_of(model), batch, targets))
+    with torch.no_grad():
+        full = float(full_loss(model, batch, targets))
+        chunked = float(chunked_loss(decoder_of(model), batch, targets))
     if not abs(full - chunked) <= 0.01 * max(1.0, abs(full)):
         kind = decoder_of(model).config.model_type
-        raise JobFailed(f"the chunked loss does not fit {kind} models ({chunked:.4f}, full loss {full:.4f})", hint="set training.fused_loss: false")
+        raise JobFailed(
+            f"the chunked loss does not fit {kind} models ({chunked:.4f}, full loss {full:.4f})", hint="set training.fused_loss: false"
+        )

@@ -21,6 +21,7 @@ from cloudtune.recipe.quickstart import QUICKSTART_BASE
 from cloudtune.recipe.resolved import JobFile
 from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod
 from cloudtune_trainer.chat import BUILT_IN
+from cloudtune_trainer.fourbit import keep_trainable
 from cloudtune_trainer.paths import Paths
 from cloudtune_trainer.quickstart import ensure_quickstart
 from cloudtune_trainer.report import Report
@@ -61,7 +62,9 @@ def load_tokenizer(job: JobFile, base: Base, paths: Paths) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base.location, revision=base.revision, trust_remote_code=job.recipe.model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            base.location, revision=base.revision, trust_remote_code=job.recipe.model.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise JobFailed(f"the tokenizer cannot be loaded: {_first_line(error)}", where=base.location) from error
     words = tokenizer.get_vocab()
@@ -111,6 +114,7 @@ def load_base(job: JobFile, base: Base, device: torch.device) -> Any:
         )
     except (OSError, ValueError, ImportError) as error:
         raise JobFailed(f"the base model cannot be loaded: {_first_line(error)}", where=base.location) from error
+    keep_trainable(model)
     model.config.use_cache = False
     return model
 
@@ -151,10 +155,7 @@ def autocast(job: JobFile) -> AbstractContextManager[Any]:
 def make_trainable(job: JobFile, model: Any, base: Base) -> Any:
     """The model as the method trains it: all weights, or frozen with fp32 adapters. Uses torch's random state."""
     method = job.recipe.method
-    if isinstance(method, FullMethod):
-        trained = model.requires_grad_(True)
-    else:
-        trained = _with_adapters(job, model, method, base)
+    trained = model.requires_grad_(True) if isinstance(method, FullMethod) else _with_adapters(job, model, method, base)
     if job.layout.gradient_checkpointing:
         # bitsandbytes' 8-bit product keeps its input where only the reentrant kind lets go of it.
         reentrant = isinstance(method, QloraMethod) and method.quantization == "int8"

@@ -39,7 +39,12 @@ def _eight_bit(name: str, model: nn.Module, groups: list[dict[str, Any]], rate: 
     import bitsandbytes
     from bitsandbytes.optim import GlobalOptimManager
 
-    kinds = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit", "lion_8bit": "Lion8bit"}
+    kinds = {
+        "adamw_8bit": "AdamW8bit",
+        "paged_adamw_8bit": "PagedAdamW8bit",
+        "paged_adamw_32bit": "PagedAdamW32bit",
+        "lion_8bit": "Lion8bit",
+    }
     if name != "paged_adamw_32bit":
         for module in model.modules():
             if isinstance(module, nn.Embedding):

@@ -18,7 +18,9 @@ def read_orders(path: Path) -> JobFile:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise JobFailed(f"there is no readable job.json: {error.strerror}", where=str(path), hint="CLOUDTUNE_ROOT names the folder") from error
+        raise JobFailed(
+            f"there is no readable job.json: {error.strerror}", where=str(path), hint="CLOUDTUNE_ROOT names the folder"
+        ) from error
     _check_contract(content, path)
     try:
         job = JobFile.model_validate_json(content)

@@ -156,5 +156,5 @@ def _pretrain(model: Any, stream: Any, report: Report, stop: StopSign) -> None:
             optimizer.step()
             optimizer.zero_grad()
         if (step + 1) % recipe["report_every"] == 0 or step + 1 == steps:
-            report.row("prepare", step=step + 1, total_steps=steps, loss=round(float(loss), 4))
+            report.row("prepare", step=step + 1, total_steps=steps, loss=round(float(loss.detach()), 4))
     model.eval()

@@ -14,10 +14,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from cloudtune.errors import JobFailed
 from cloudtune.manifest import Manifest
 from cloudtune.recipe.resolved import JobFile
-from cloudtune_trainer import artifacts, checkpoints, data, orders
+from cloudtune_trainer import artifacts, checkpoints, data, merge, orders
 from cloudtune_trainer.batches import Batch, Group, Hiding, causal_batch, masked_batch, micro_batches, steps
 from cloudtune_trainer.chat import ChatRenderer
 from cloudtune_trainer.checkpoints import Progress
@@ -32,6 +34,7 @@ from cloudtune_trainer.report import Pace, Report
 from cloudtune_trainer.schedule import rate_at
 from cloudtune_trainer.surroundings import Interrupted, StopSign, quiet_transformers, use_threads
 from cloudtune_trainer.tokens import Sequence, Tokens
+from cloudtune_trainer.trackers import open_trackers
 from cloudtune_trainer.workers import Workers, connect, disconnect, join
 
 Outcome = Literal["complete", "interrupted", "stopped"]
@@ -73,6 +76,7 @@ def train(job: JobFile, paths: Paths, stop: StopSign) -> Outcome:
     run = Run(job, paths, workers, Report(paths.metrics, speaks=workers.first), Peaks(workers.device), stop, time.monotonic())
     if workers.first:
         artifacts.empty(paths.model)
+        run.report.trackers.extend(open_trackers(job, paths))
     try:
         material = _gather(run)
         connect(workers)
@@ -84,7 +88,7 @@ def train(job: JobFile, paths: Paths, stop: StopSign) -> Outcome:
     progress = _evaluate_before(run, material, learner, progress)
     progress, outcome = _steps(run, material, learner, progress)
     outcome, progress = _finish(run, material, learner, progress, outcome)
-    _leave(run, outcome, material, learner, progress, resumed)
+    _leave(run, outcome, material, learner.model, progress, resumed)
     disconnect()
     return outcome
 
@@ -96,24 +100,31 @@ def _gather(run: Run) -> Material:
         base = find_base(job, run.paths, run.report, run.stop)
     run.report.row("tokenize", message=f"reading {len(job.train) + len(job.eval)} data sources")
     with run.peaks.phase("tokenize"):
-        tokenizer = load_tokenizer(job, base, run.paths)
-        tokens = Tokens(tokenizer, job.recipe.data, job.recipe.task, lambda: ChatRenderer(tokenizer))
-        found = data.prepare(job, run.paths, tokens)
+        tokenizer, found, hiding = tokenised(job, run.paths, base)
     run.report.row("tokenize", message=_counts(found, job.recipe.data.max_length))
     run.stop.check()
     groups = _lines(job, found.train)
-    hiding = _hiding(job, tokenizer)
-    held = found.evaluation if hiding is None else tuple(hiding.apply(sequence, 0) for sequence in found.evaluation)
     return Material(
         base=base,
         tokenizer=tokenizer,
         pad=pad_id(tokenizer),
-        data=replace(found, evaluation=held),
+        data=found,
         groups=groups,
         hiding=hiding,
-        evaluation=eval_batches(held, job.layout.micro_batch_size),
+        evaluation=eval_batches(found.evaluation, job.layout.micro_batch_size),
         total_steps=_total_steps(job, len(groups)),
     )
+
+
+def tokenised(job: JobFile, paths: Paths, base: Base) -> tuple[Any, data.Data, Hiding | None]:
+    """Tokenizer, sequences, and for masked_lm what hides tokens; in the evaluation rows they are hidden already."""
+    tokenizer = load_tokenizer(job, base, paths)
+    tokens = Tokens(tokenizer, job.recipe.data, job.recipe.task, lambda: ChatRenderer(tokenizer))
+    found = data.prepare(job, paths, tokens)
+    hiding = _hiding(job, tokenizer)
+    if hiding is not None:
+        found = replace(found, evaluation=tuple(hiding.apply(sequence, 0) for sequence in found.evaluation))
+    return tokenizer, found, hiding
 
 
 def _counts(found: data.Data, limit: int) -> str:
@@ -136,7 +147,9 @@ def _hiding(job: JobFile, tokenizer: Any) -> Hiding | None:
     if job.recipe.task != "masked_lm":
         return None
     if tokenizer.mask_token_id is None:
-        raise JobFailed("the tokenizer has no mask token, so masked_lm cannot hide anything", hint="use task: causal_lm, or an encoder model")
+        raise JobFailed(
+            "the tokenizer has no mask token, so masked_lm cannot hide anything", hint="use task: causal_lm, or an encoder model"
+        )
     return Hiding(tokenizer.mask_token_id, len(tokenizer), tuple(tokenizer.all_special_ids), job.recipe.training.seed)
 
 
@@ -206,14 +219,14 @@ def _steps(run: Run, material: Material, learner: Learner, progress: Progress) -
         progress = _added(progress, step, time.monotonic() - begun)
         pace.add(step.loss_sum, step.learned, step.tokens)
         if pace.due(progress.step):
-            epoch = progress.step * run.job.layout.batch_size / len(material.groups)
-            run.report.row("train", epoch=round(epoch, 4), learning_rate=rate, grad_norm=round(step.norm, 5), **pace.row(progress.step))
+            facts = {"epoch": _epochs(run, material, progress), "learning_rate": rate, "grad_norm": round(step.norm, 5)}
+            run.report.row("train", **facts, **pace.row(progress.step))
         if material.evaluation and (progress.step % every_eval == 0 or progress.step == total):
             progress = _evaluated(run, material, learner, progress)
             if training.early_stopping_patience is not None and progress.evaluations_without_gain >= training.early_stopping_patience:
                 return _timed(run, before, progress), "stopped"
         if progress.step % every_save == 0:
-            _save(run, learner, _timed(run, before, progress))
+            _save(run, learner, _timed(run, before, progress), total)
     return _timed(run, before, progress), "complete"
 
 
@@ -274,18 +287,18 @@ def _evaluated(run: Run, material: Material, learner: Learner, progress: Progres
     )
 
 
-def _save(run: Run, learner: Learner, progress: Progress) -> None:
+def _save(run: Run, learner: Learner, progress: Progress, total: int) -> None:
     if run.workers.first:
         with run.peaks.phase("save"):
             home = checkpoints.save(run.paths.checkpoints, learner.model, learner.state(), progress)
-        run.report.row("save", step=progress.step, message=f"checkpoint {home.name}")
+        run.report.row("save", step=progress.step, total_steps=total, message=f"checkpoint {home.name}")
     run.workers.wait()
 
 
 def _finish(run: Run, material: Material, learner: Learner, progress: Progress, outcome: Outcome) -> tuple[Outcome, Progress]:
     """Checkpoint, best weights back in place, and the last evaluation. Being asked to end meanwhile makes it an interruption."""
     if progress.step:
-        _save(run, learner, progress)
+        _save(run, learner, progress, material.total_steps)
     best = run.paths.checkpoints / BEST
     if outcome != "interrupted" and run.job.recipe.training.early_stopping_patience is not None and best.exists():
         checkpoints.restore_weights(best, learner.model, run.workers.device)
@@ -295,22 +308,35 @@ def _finish(run: Run, material: Material, learner: Learner, progress: Progress, 
     return ("interrupted" if run.workers.any(run.stop.up) else outcome), progress
 
 
-def _leave(run: Run, outcome: Outcome, material: Material | None, learner: Learner | None, progress: Progress, resumed: int | None) -> None:
-    """Artifacts, copies of the records, manifest."""
-    if not run.workers.first:
-        run.workers.wait()
-        return
-    job, paths = run.job, run.paths
-    paths.model.mkdir(parents=True, exist_ok=True)
-    with run.peaks.phase("save"):
-        if learner is not None and material is not None:
+def _leave(run: Run, outcome: Outcome, material: Material | None, model: Any, progress: Progress, resumed: int | None) -> None:
+    """Artifacts, copies of the records, manifest; all by the first worker. ``model`` is None when none was loaded."""
+    if run.workers.first:
+        run.paths.model.mkdir(parents=True, exist_ok=True)
+        sizes = Sizes.of(model)
+        if material is not None:
             run.report.row("save", step=progress.step, total_steps=material.total_steps, message="writing the artifacts")
-            artifacts.save_model(job, paths, learner.model, material.tokenizer)
-            artifacts.save_eval_set(paths.model / artifacts.EVAL_SET_NAME, material.data.evaluation)
-    run.report.row("done", message=_farewell(outcome, progress))
-    artifacts.copy_records(paths)
-    artifacts.write_manifest(paths.manifest, _manifest(run, outcome, material, learner, progress, resumed))
+            with run.peaks.phase("save"):
+                artifacts.save_model(run.job, run.paths, model, material.tokenizer)
+                artifacts.save_eval_set(run.paths.model / artifacts.EVAL_SET_NAME, material.data.evaluation)
+                if run.job.recipe.output.merge and outcome != "interrupted":
+                    _merge(run, material, model)
+            if run.job.recipe.output.push_to_hub is not None and outcome == "complete":
+                run.report.row("save", message=f"uploaded to {artifacts.upload(run.job, run.paths)}")
+        run.report.row("done", message=_farewell(outcome, progress))
+        artifacts.copy_records(run.paths)
+        artifacts.write_manifest(run.paths.manifest, _manifest(run, outcome, material, sizes, progress, resumed))
     run.workers.wait()
+
+
+def _merge(run: Run, material: Material, model: Any) -> None:
+    run.report.row("save", message="merging base and adapter")
+    lines = material.groups[:1]
+    reference = merge.probe(run.job, model, causal_batch(lines, material.pad, run.workers.device))
+    home = run.paths.model / "merged"
+    merge.save_merged(run.job, material.base, artifacts.result_folder(run.job, run.paths), home)
+    material.tokenizer.save_pretrained(home)
+    error = merge.merge_error(run.job, home, causal_batch(lines, material.pad, torch.device("cpu")), reference)
+    run.report.row("save", message=f"merged; read back, its logits differ from the adapter's by at most {error:.2g}")
 
 
 def _farewell(outcome: Outcome, progress: Progress) -> str:
@@ -319,11 +345,27 @@ def _farewell(outcome: Outcome, progress: Progress) -> str:
     return f"{outcome}; eval loss {progress.eval_loss_before:.4f} before, {progress.eval_loss:.4f} after"
 
 
-def _manifest(
-    run: Run, outcome: Outcome, material: Material | None, learner: Learner | None, progress: Progress, resumed: int | None
-) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of weights, counted before the model is taken apart."""
+
+    trainable: int = 0
+    total: int = 0
+
+    @classmethod
+    def of(cls, model: Any) -> Sizes:
+        weights = [] if model is None else list(model.parameters())
+        return cls(sum(weight.numel() for weight in weights if weight.requires_grad), sum(map(_elements, weights)))
+
+
+def _elements(weight: Any) -> int:
+    """Elements of a weight; 4-bit ones lie two in a byte."""
+    packed = weight.__class__.__name__ == "Params4bit" and weight.quant_state is not None
+    return int(math.prod(weight.quant_state.shape)) if packed else int(weight.numel())
+
+
+def _manifest(run: Run, outcome: Outcome, material: Material | None, sizes: Sizes, progress: Progress, resumed: int | None) -> Manifest:
     recipe = run.job.recipe
-    weights = [] if learner is None else list(learner.model.parameters())
     found = None if material is None else material.data
     at_end = progress.eval_loss_step == progress.step
     return Manifest(
@@ -334,7 +376,7 @@ def _manifest(
         base_model=recipe.model.base,
         steps=progress.step,
         total_steps=0 if material is None else material.total_steps,
-        epochs=0.0 if material is None else round(progress.step * run.job.layout.batch_size / len(material.groups), 4),
+        epochs=0.0 if material is None else _epochs(run, material, progress),
         train_loss=progress.loss_sum / progress.trained_tokens if progress.trained_tokens else None,
         eval_loss_before=progress.eval_loss_before,
         eval_loss_after=progress.eval_loss if at_end else None,
@@ -345,8 +387,8 @@ def _manifest(
         trained_tokens=progress.trained_tokens,
         seconds=round(progress.seconds or time.monotonic() - run.started, 2),
         train_seconds=round(progress.train_seconds, 2),
-        trainable_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
-        total_parameters=sum(_stored(weight) for weight in weights),
+        trainable_parameters=sizes.trainable,
+        total_parameters=sizes.total,
         peak_memory=run.peaks.summary(),
         predicted_peak_bytes=run.job.predicted_peak_bytes,
         versions=artifacts.versions(),
@@ -355,7 +397,5 @@ def _manifest(
     )
 
 
-def _stored(weight: Any) -> int:
-    """Elements of a weight; 4-bit ones lie two in a byte."""
-    packed = weight.__class__.__name__ == "Params4bit" and weight.quant_state is not None
-    return int(math.prod(weight.quant_state.shape)) if packed else int(weight.numel())
+def _epochs(run: Run, material: Material, progress: Progress) -> float:
+    return round(progress.step * run.job.layout.batch_size / len(material.groups), 4)
