@@ -70,6 +70,8 @@ def _place(error: Any) -> Where:
 
 def _fault(error: Any, where: Where, data: Any) -> Found:
     match error["type"]:
+        case "missing" if isinstance(where[-1], int):  # a list that is too short
+            return where[:-1], False, _wrong_value(where[:-1], value_at(data, where[:-1]))
         case "missing":
             return _missing(where)
         case "union_tag_not_found":
@@ -226,6 +228,8 @@ def key_hint(where: Where, data: Any) -> str:  # noqa: PLR0911 - from the surest
 
 
 def _renamed_in(section: str, plain: str) -> str:
+    if (section, plain) in foreign.RENAMED_IN:
+        return foreign.RENAMED_IN[section, plain]
     target = foreign.RENAMED.get(plain, "")
     return target.rpartition(".")[2] if target and target.rpartition(".")[0] == section else ""
 

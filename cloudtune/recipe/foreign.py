@@ -158,6 +158,53 @@ RENAMED: dict[str, str] = {
     "environment_variables": "secrets",
 }
 
+# Names that mean something only inside one section: (section, foreign name) -> our name in that section.
+RENAMED_IN: dict[tuple[str, str], str] = {
+    ("model", "name"): "base",
+    ("model", "id"): "base",
+    ("model", "path"): "base",
+    ("model", "model"): "base",
+    ("model", "repo"): "base",
+    ("model", "branch"): "revision",
+    ("model", "attn"): "attention",
+    ("method", "name"): "type",
+    ("method", "method"): "type",
+    ("method", "bits"): "quantization",
+    ("method", "quant"): "quantization",
+    ("method", "targets"): "target_modules",
+    ("method", "modules"): "target_modules",
+    ("data", "val"): "eval",
+    ("data", "valid"): "eval",
+    ("data", "test"): "eval",
+    ("data", "evaluation"): "eval",
+    ("data", "length"): "max_length",
+    ("data", "pack"): "packing",
+    ("data.train[]", "type"): "format",
+    ("data.train[]", "file"): "path",
+    ("data.train[]", "files"): "path",
+    ("data.train[]", "url"): "path",
+    ("data.train[]", "uri"): "path",
+    ("data.train[]", "name"): "path",
+    ("data.train[]", "dataset"): "path",
+    ("data.train[]", "data_files"): "path",
+    ("data.train[]", "column"): "columns",
+    ("data.train[]", "fields"): "columns",
+    ("data.train[]", "mapping"): "columns",
+    ("training", "batch"): "batch_size",
+    ("training", "warmup"): "warmup_ratio",
+    ("training", "decay"): "weight_decay",
+    ("compute", "type"): "instance",
+    ("compute", "count"): "nodes",
+    ("compute", "disk"): "disk_gib",
+    ("compute", "hours"): "max_hours",
+    ("budget", "usd"): "max_usd",
+    ("budget", "max"): "max_usd",
+    ("budget", "limit"): "max_usd",
+    ("output", "path"): "dir",
+    ("output", "folder"): "dir",
+    ("output", "hub"): "push_to_hub",
+}
+
 _QLORA_NF4 = "write method: {type: qlora, quantization: nf4}"
 _BATCH = "there is no such key: training.batch_size counts all GPUs and all accumulation steps together, training.micro_batch_size one GPU"
 _ATTENTION = "write model.attention: flash_attention_2 (or sdpa, eager)"

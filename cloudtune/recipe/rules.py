@@ -15,10 +15,11 @@ from typing import Any
 from cloudtune.errors import Fault
 from cloudtune.recipe.locations import is_builtin, is_local_file, is_local_model, is_remote
 from cloudtune.recipe.paths import show_key
+from cloudtune.recipe.quickstart import QUICKSTART_BASE
 from cloudtune.recipe.rows import REQUIRED_FIELDS, known_fields
 
 ERROR_TYPE = "impossible_combination"
-BUILTIN_MODELS = ("builtin:quickstart",)
+BUILTIN_MODELS = (QUICKSTART_BASE,)
 CHAT_TEMPLATES = ("tokenizer", "chatml", "llama3")
 TEMPLATE_ENDINGS = (".jinja", ".jinja2", ".j2")
 

@@ -189,7 +189,7 @@ def _resembling(path: Path) -> str:
     try:
         names = sorted(inner.name for inner in path.parent.iterdir())
     except (OSError, ValueError):
-        return f"there is no folder {path.parent} either"
+        return "its folder is not there either"
     close = difflib.get_close_matches(path.name, names, 1, 0.6)
     return f"did you mean {close[0]}?" if close else ""
 
