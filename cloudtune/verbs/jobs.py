@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloudtune.errors import CloudtuneError, JobFailed, UsageError
-from cloudtune.job import JobRef, JobState, JobView
+from cloudtune.job import JobRef, JobState, JobView, LaunchId
 from cloudtune.verbs.polling import refresh
 from cloudtune.verbs.reconcile import reconcile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cloudtune.ledger.ledger import Ledger
     from cloudtune.session import Session
 
 RECENT = 20
@@ -59,23 +60,26 @@ def find_job(text: str, session: Session, *, settle: bool = True) -> JobView:
     """
     if settle:
         reconcile(session)
-    ledger = session.ledger
-    if text == "last":
-        found = ledger.views(limit=1)
-    elif "://" in text:
-        ref = JobRef.parse(text)
-        found = [view for view in ledger.views(prefix=ref.name) if view.ref == ref]
-    else:
-        exact = ledger.views(prefix=text, limit=2) if text else []
-        found = [view for view in exact if view.id == text] or exact or ledger.views(recipe=text, limit=2)
-        if len(found) > 1:
-            found = [view for view in ledger.views(prefix=text) if view.id == text] or found
+    found = _named(text, session.ledger)
     if len(found) == 1:
         return found[0]
     if not found:
         raise UsageError(f"no job is called {text!r}", code="no-such-job", hint="list the jobs with: cloudtune ps --all")
     names = ", ".join(view.id for view in found[-2:])
     raise UsageError(f"{text!r} means several jobs, such as {names}", code="ambiguous-job", hint="write more of the id, or: last")
+
+
+def _named(text: str, ledger: Ledger) -> list[JobView]:
+    """Every job that ``text`` can mean; an exact id or address means that job alone."""
+    if not text:
+        return []
+    if text == "last":
+        return ledger.views(limit=1)
+    if "://" in text:
+        ref = JobRef.parse(text)
+        return [view for view in ledger.views(prefix=ref.name) if view.ref == ref]
+    exact = ledger.view(LaunchId(text))
+    return [exact] if exact else ledger.views(prefix=text) or ledger.views(recipe=text)
 
 
 def failure(view: JobView) -> JobFailed:

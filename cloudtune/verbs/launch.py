@@ -17,7 +17,9 @@ from cloudtune.errors import CloudtuneError, UsageError
 from cloudtune.filelock import held
 from cloudtune.job import JobState, JobView, LaunchId, new_launch_id, parse_launch_id
 from cloudtune.ledger.ledger import Launch
-from cloudtune.verbs.reconcile import launching_lock
+from cloudtune.providers.base import Request
+from cloudtune.verbs.plans import load_plan
+from cloudtune.verbs.reconcile import launching_lock, reconcile
 from cloudtune.verbs.render import render
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from cloudtune.job import JobRef
     from cloudtune.planning.plan import Plan
-    from cloudtune.providers.base import Place, Request
+    from cloudtune.providers.base import Place
     from cloudtune.session import Session
 
 _PATIENCE_SECONDS = 2.0
@@ -39,18 +41,47 @@ def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progre
     ``progress`` hears one line per step. Raises CloudtuneError; a job that was refused is closed in the ledger.
     """
     chosen = parse_launch_id(launch_id) if launch_id is not None else new_launch_id(plan.recipe.name)
-    known = session.ledger.view(chosen)
-    if known is not None and known.ref is not None and not _may_go_on(known):
+    known = _known(chosen, plan, session)
+    if known is not None and not _can_resume(known):
         return known
-    lock_path = launching_lock(session, chosen)
-    with held(lock_path, session.clock, _PATIENCE_SECONDS) as lock:
+    with held(launching_lock(session, chosen), session.clock, _PATIENCE_SECONDS) as lock:
         if lock is None:
             raise UsageError(f"{chosen} is being launched by another process", code="launching", hint="see it with: cloudtune ps")
+        if known is not None:
+            return _resume(known, session)
         return _launch(plan, chosen, session, progress or (lambda _: None))
 
 
-def _may_go_on(view: JobView) -> bool:
+def _known(launch_id: LaunchId, plan: Plan, session: Session) -> JobView | None:
+    """The job that has this id already, settled; None for a new id. Raises UsageError when it is another recipe's or was given up."""
+    view = session.ledger.view(launch_id)
+    if view is None:
+        return None
+    if view.ref is None and not view.ended:
+        reconcile(session)
+        view = session.ledger.view(launch_id) or view
+    launched = load_plan(launch_id, session)
+    if launched is not None and launched.recipe_digest != plan.recipe_digest:
+        raise UsageError(
+            f"{launch_id} already names another job", code="launch-id-taken", hint="launch without a job id, or with a new one"
+        )
+    if view.ref is None and view.ended:
+        raise UsageError(f"the launch {launch_id} was given up: {view.message}", code="launch-given-up", hint="launch without a job id")
+    return view if view.ref is not None else None
+
+
+def _can_resume(view: JobView) -> bool:
     return view.state is JobState.INTERRUPTED and view.ended
+
+
+def _resume(view: JobView, session: Session) -> JobView:
+    """Submit the very request of the first time again; the provider goes on from the checkpoint."""
+    launch = session.ledger.launch(view.id)
+    if launch is None or not launch.request:
+        raise UsageError(f"{view.id} was not launched from here", code="no-request", hint="launch its recipe without a job id")
+    session.ledger.append(view.id, "resumed", {})
+    request = Request(view.provider, view.id, json.loads(launch.request))
+    return session.ledger.confirm(view.id, _submit(session.place(view.provider), request, session))
 
 
 def _launch(plan: Plan, launch_id: LaunchId, session: Session, say: Callable[[str], None]) -> JobView:
@@ -60,11 +91,7 @@ def _launch(plan: Plan, launch_id: LaunchId, session: Session, say: Callable[[st
     say("staging")
     staged = place.stager.stage(render(plan), plan, say)
     request = place.build_request(plan, staged, launch_id)
-    view = session.ledger.intend(_intention(plan, request), output_dir=str(Path.cwd() / plan.recipe.output.dir))
-    if view.state is JobState.FAILED:
-        raise UsageError(f"the launch {launch_id} was given up: {view.message}", code="launch-given-up", hint="launch without a job id")
-    if view.ref is not None:
-        session.ledger.append(launch_id, "resumed", {})
+    session.ledger.intend(_intention(plan, request), output_dir=str(Path.cwd() / plan.recipe.output.dir))
     say("submitting")
     return session.ledger.confirm(launch_id, _submit(place, request, session))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cloudtune.job import JobState, JobView, LaunchId
 from cloudtune.verbs.guard import Stop, guard
 from cloudtune.verbs.jobs import find_job
+from cloudtune.verbs.plans import load_plan
 from cloudtune.verbs.polling import refresh
 from cloudtune.verbs.reconcile import reconcile
 
@@ -131,14 +132,6 @@ class Tracker:
             self.pause = SHORTEST_PAUSE
         else:
             self.pause = min(LONGEST_PAUSE, self.pause * _GROWTH)
-
-
-def load_plan(launch_id: LaunchId, session: Session) -> Plan | None:
-    """The plan that a job was launched with; None for a job that was found and not launched from this ledger."""
-    from cloudtune.planning.plan import Plan
-
-    launch = session.ledger.launch(launch_id)
-    return Plan.model_validate_json(launch.plan) if launch and launch.plan else None
 
 
 def _without_time(view: JobView) -> JobView:

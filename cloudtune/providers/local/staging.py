@@ -71,10 +71,21 @@ class LocalStager:
                 file.flush()
                 os.fsync(file.fileno())
                 temporary.chmod(0o444)
-                return temporary.replace(self._folder / digest.hexdigest())
-            except BaseException:
+                return _settle(temporary, self._folder / digest.hexdigest())
+            finally:
                 temporary.unlink(missing_ok=True)
-                raise
+
+
+def _settle(temporary: Path, kept: Path) -> Path:
+    """The file under its lasting name; one that is there already stays, as jobs are linked to it."""
+    try:
+        os.link(temporary, kept)
+    except FileExistsError:
+        if kept.stat().st_size != temporary.stat().st_size:
+            temporary.replace(kept)
+    except OSError:  # a file system without links
+        temporary.replace(kept)
+    return kept
 
 
 def _chunks(path: Path) -> Iterable[bytes]:
