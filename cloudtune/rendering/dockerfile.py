@@ -18,6 +18,13 @@ Target = Literal["cuda", "cpu"]
 BASE: Final = "python:3.11-slim-bookworm"
 CODE_DIR: Final = "/opt/cloudtune"
 
+# CUDA 12.6: Vertex AI's drivers refuse images built on 12.8 and later (huggingface/Google-Cloud-Containers, 2026-05),
+# and SageMaker's run anything up to 13; torch 2.13 is built for 12.6 (pytorch/pytorch#197555).
+_TORCH_INDEX: Final[dict[Target, str]] = {
+    "cpu": "https://download.pytorch.org/whl/cpu",
+    "cuda": "https://download.pytorch.org/whl/cu126",
+}
+
 # Where a platform mounts its driver. Deliberately no CUDA compatibility layer in front of it: Vertex AI rolls its
 # drivers forward, and older compatibility libraries then hide the newer driver (VIAME/VIAME#273).
 _CUDA_ENVIRONMENT = (
@@ -29,6 +36,7 @@ _CUDA_ENVIRONMENT = (
 _ENVIRONMENT = (
     "PYTHONUNBUFFERED=1",
     "PIP_NO_CACHE_DIR=1",
+    "PIP_PROGRESS_BAR=off",
     "PIP_DISABLE_PIP_VERSION_CHECK=1",
     f"PYTHONPATH={CODE_DIR}",
 )
@@ -39,14 +47,19 @@ _TEXT = """\
 ARG BASE={base}
 FROM ${{BASE}}
 ENV {environment}
-COPY requirements.txt {code}/requirements.txt
-RUN python3 -m pip install -r {code}/requirements.txt
-COPY trainer {code}
+WORKDIR {code}
+COPY requirements.txt requirements.txt
+# torch comes from its own index, and last: everything that it needs is there by then, at the version of the lock.
+RUN grep -v '^torch==' requirements.txt > rest.txt \\
+    && grep '^torch==' requirements.txt > torch.txt \\
+    && python3 -m pip install --no-deps -r rest.txt \\
+    && python3 -m pip install --extra-index-url {index} -r torch.txt \\
+    && python3 -m pip check
+COPY trainer ./
 LABEL org.opencontainers.image.title="cloudtune trainer ({target})" \\
       org.opencontainers.image.licenses="Apache-2.0" \\
       ai.cloudtune.version="{version}" \\
       ai.cloudtune.contract="{contract}"
-WORKDIR {code}
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python3", "-m", "cloudtune_entry"]
 CMD ["train"]
@@ -62,5 +75,6 @@ def dockerfile(target: Target, version: str) -> str:
         version=version,
         contract=CONTRACT_VERSION,
         code=CODE_DIR,
+        index=_TORCH_INDEX[target],
         environment=" \\\n    ".join(environment),
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloudtune.models.registry import find_shape
 from cloudtune.offers.lookup import load_offers, local_offer
 from cloudtune.planning.decide import Question, decide, relevant
+from cloudtune.planning.drift import changes
 from cloudtune.providers.local.machine import Machine, this_machine
-from cloudtune.sources.stats import find_tokenizer, measure
+from cloudtune.recipe.locations import is_local_file
+from cloudtune.sources.files import locate
+from cloudtune.sources.stats import find_tokenizer, fingerprint, measure
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cloudtune.models.shape import ModelShape
     from cloudtune.offers.offer import Offer
     from cloudtune.planning.plan import Plan
@@ -25,11 +26,10 @@ CLOUDS = ("aws", "gcp")
 
 
 def cloudtune_version() -> str:
-    """The installed version, or 0+source in a bare checkout."""
-    try:
-        return version("cloudtune")
-    except PackageNotFoundError:
-        return "0+source"
+    """This code's own version: the same in a checkout and in an installed wheel, so that equal sources render equal bytes."""
+    from cloudtune import __version__
+
+    return __version__
 
 
 def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Session) -> Plan:
@@ -37,7 +37,21 @@ def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Ses
 
     Raises NothingFits when no machine will do, SourceError when model or data are out of reach.
     """
-    return decide(gather(loaded, provider=provider, session=session))
+    plan = decide(gather(loaded, provider=provider, session=session))
+    return plan.model_copy(update={"inputs": fingerprints(plan.recipe, loaded.dir)})
+
+
+def changed_since(plan: Plan) -> tuple[str, ...]:
+    """What has changed since a saved plan was made, one sentence each: prices, offers, data, cloudtune. Empty: nothing."""
+    offers = known_offers(plan.chosen.provider)
+    return changes(plan, offers, fingerprints(plan.recipe, Path(plan.recipe_dir)), cloudtune_version())
+
+
+def fingerprints(recipe: Recipe, base_dir: Path) -> dict[str, str]:
+    """Size and digest of the first and last MiB of each local data file; files that cannot be read are left out."""
+    evaluated = recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()
+    paths = [source.path for source in (*recipe.data.train, *evaluated) if is_local_file(source.path)]
+    return {path: print_ for path in paths if (print_ := fingerprint(locate(path, base_dir))) is not None}
 
 
 def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Question:

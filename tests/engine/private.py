@@ -150,6 +150,7 @@ def base_environment(engine: PrivateEngine) -> dict[str, str]:
         "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt",
     }
     if (engine.folder / "wheels.pid").exists():
+        values["PIP_RETRIES"] = "0"  # the wheel is here: an index that cannot be reached need not be asked five times
         values["PIP_FIND_LINKS"] = f"http://127.0.0.1:{WHEELS_PORT}/"
     return values
 
