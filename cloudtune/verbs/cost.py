@@ -1,4 +1,4 @@
-"""The verb ``cost``: what the jobs of the ledger cost so far, by job, recipe or month. Asks no provider.
+"""The verb ``cost``: what the jobs of the ledger cost so far, by job, recipe or month.
 
 Hours are what the provider last said it bills, the price is the one of the launch: tables that change later move
 nothing. Jobs on this machine cost nothing and still show their hours.
@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cloudtune.cost import run_usd
+from cloudtune.verbs.polling import refresh
+from cloudtune.verbs.reconcile import reconcile
 
 if TYPE_CHECKING:
+    from cloudtune.errors import CloudtuneError
     from cloudtune.job import JobView
     from cloudtune.session import Session
 
@@ -31,23 +34,26 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Rows in the order of their first launch, and their sum."""
+    """Rows in the order of their first launch, and their sum. ``problems``: providers that did not say how long their jobs run."""
 
     by: By
     rows: tuple[CostRow, ...]
     total: CostRow
+    problems: tuple[CloudtuneError, ...] = ()
 
 
 def cost(session: Session, *, by: By = "job") -> Costs:
     """The costs of every job in the ledger. Raises LedgerError."""
+    settled = reconcile(session)
     prices = session.ledger.prices()
-    single = [(view, _row(view, *prices.get(view.id, (None, 1)))) for view in session.ledger.views()]
+    found = refresh(session.ledger.views(), session)
+    single = [(view, _row(view, *prices.get(view.id, (None, 1)))) for view in found.views]
     name = _NAMES[by]
     groups: dict[str, list[CostRow]] = {}
     for view, row in single:
         groups.setdefault(name(view), []).append(row)
     rows = tuple(_sum(label, members) for label, members in groups.items())
-    return Costs(by, rows, _sum("total", [row for _, row in single]))
+    return Costs(by, rows, _sum("total", [row for _, row in single]), (*settled.problems, *found.problems))
 
 
 _NAMES: dict[By, Callable[[JobView], str]] = {

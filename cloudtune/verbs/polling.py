@@ -41,7 +41,7 @@ def refresh(views: Iterable[JobView], session: Session) -> Round:
             problems.append(error)
             continue
         recorded = session.ledger.record([(view.id, reading) for view, reading in zip(jobs, readings, strict=True)])
-        fresh.update({view.id: _with_curve(view, reading) for view, reading in zip(recorded, readings, strict=True)})
+        fresh.update({view.id: _with_numbers(view, reading) for view, reading in zip(recorded, readings, strict=True)})
     return Round(tuple(fresh.get(view.id, view) for view in asked), tuple(problems))
 
 
@@ -51,8 +51,7 @@ def _ref(view: JobView) -> JobRef:
     return view.ref
 
 
-def _with_curve(view: JobView, reading: Reading) -> JobView:
-    """The recorded view with the reading's newest numbers; the ledger keeps neither loss curves nor every number."""
-    if reading.progress is None:
-        return view
-    return replace(view, progress=reading.progress, billable_seconds=reading.billable_seconds)
+def _with_numbers(view: JobView, reading: Reading) -> JobView:
+    """The recorded view with the reading's newest numbers; the ledger keeps neither loss curves nor numbers that only tick."""
+    seconds = view.billable_seconds if reading.billable_seconds is None else reading.billable_seconds
+    return replace(view, progress=reading.progress or view.progress, billable_seconds=seconds)

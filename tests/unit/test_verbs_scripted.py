@@ -1,0 +1,297 @@
+"""The verbs against a scripted provider: faults, unknown words, guards, and a place without a fence. Time is virtual."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cloudtune.clock import VirtualClock
+from cloudtune.errors import AuthError, RejectedError, UnavailableError, UsageError
+from cloudtune.job import JobState, LaunchId, Progress
+from cloudtune.ledger.ledger import Launch
+from cloudtune.providers import registry
+from cloudtune.providers.scripted import ORDINARY, Fault, Scene, ScriptedJobs, ScriptedState
+from cloudtune.verbs.cost import cost
+from cloudtune.verbs.jobs import failure, ps, status
+from cloudtune.verbs.launch import launch
+from cloudtune.verbs.logs import logs
+from cloudtune.verbs.reconcile import WAIT_SECONDS, reconcile
+from cloudtune.verbs.stop import stop
+from cloudtune.verbs.track import atrack, track
+from tests import builders
+
+WORKING = Scene(ScriptedState.WORKING)
+
+
+class Stage:
+    """A session over a scripted provider and a virtual clock."""
+
+    def __init__(self, folder, scenes=ORDINARY, faults=None, **changes):
+        self.clock = VirtualClock()
+        self.jobs = ScriptedJobs(self.clock, scenes, faults=faults)
+        self.session = builders.scripted_session(folder / "home", self.jobs, self.clock)
+        self.plan = builders.scripted_plan(folder, **changes)
+
+    def launch(self, job="bot-abc"):
+        return launch(self.plan, session=self.session, launch_id=job)
+
+    def follow(self, job="bot-abc"):
+        return list(track(job, session=self.session))
+
+
+@pytest.fixture
+def stage(tmp_path):
+    made = []
+
+    def make(*scenes, faults=None, **changes):
+        made.append(Stage(tmp_path, scenes or ORDINARY, faults, **changes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.session.close()
+
+
+def test_the_ordinary_life(stage):
+    it = stage()
+    it.launch()
+    assert [view.state for view in it.follow()] == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
+
+
+def test_a_lost_reply_is_looked_up_and_never_repeated(stage):
+    it = stage(faults={"submit": [Fault.LOST_REPLY]})
+    assert it.launch().ref is not None
+    assert it.jobs.calls.count("submit") == 1
+    assert it.jobs.calls.count("find") == 1
+
+
+def test_a_submit_that_did_not_arrive_stays_open_until_it_is_settled(stage):
+    it = stage(faults={"submit": [Fault.UNAVAILABLE]})
+    with pytest.raises(UnavailableError):
+        it.launch()
+    assert status("bot-abc", it.session).state is JobState.SUBMITTING
+    it.clock.sleep(WAIT_SECONDS + 1)
+    assert status("bot-abc", it.session).state is JobState.FAILED
+    with pytest.raises(UsageError, match="given up"):
+        it.launch()
+    assert it.jobs.calls.count("submit") == 1
+
+
+def test_a_clear_no_closes_the_launch(stage):
+    it = stage(faults={"submit": [Fault.REJECTED]})
+    with pytest.raises(RejectedError):
+        it.launch()
+    assert status("bot-abc", it.session).state is JobState.FAILED
+    assert it.session.ledger.views(is_open=True) == []
+
+
+def test_a_place_without_a_fence_is_given_time(stage):
+    it = stage()
+    it.session.ledger.intend(Launch(LaunchId("bot-abc"), "scripted", "bot", "", ""))
+    assert reconcile(it.session).waiting == ("bot-abc",)
+    it.clock.sleep(WAIT_SECONDS - 1)
+    assert reconcile(it.session).waiting == ("bot-abc",)
+    it.clock.sleep(1)
+    assert reconcile(it.session).abandoned == ("bot-abc",)
+    assert reconcile(it.session) == type(reconcile(it.session))()
+
+
+def test_a_clock_that_was_set_back_leaves_no_launch_open(stage):
+    it = stage()
+    it.session.ledger.intend(Launch(LaunchId("bot-abc"), "scripted", "bot", "", ""))
+    it.clock.jump(-86400)
+    assert reconcile(it.session).abandoned == ("bot-abc",)
+
+
+def test_a_job_that_did_arrive_is_confirmed(stage):
+    it = stage(faults={"submit": [Fault.LOST_REPLY], "find": [Fault.UNAVAILABLE]})
+    with pytest.raises(UnavailableError):
+        it.launch()
+    assert reconcile(it.session).confirmed == ("bot-abc",)
+    assert it.follow()[-1].state is JobState.SUCCEEDED
+
+
+def test_a_silent_provider_is_reported_and_its_jobs_shown_as_last_seen(stage):
+    it = stage(WORKING, faults={"poll": [Fault.NONE, Fault.UNAVAILABLE]})
+    it.launch()
+    assert status("bot-abc", it.session).state is JobState.RUNNING
+    listing = ps(it.session)
+    assert [view.state for view in listing] == [JobState.RUNNING]
+    assert [problem.code for problem in listing.problems] == ["unavailable"]
+
+
+def test_tracking_waits_out_what_another_try_can_cure(stage):
+    it = stage(faults={"poll": [Fault.THROTTLED, Fault.UNAVAILABLE, Fault.HANGS, Fault.LOST_REPLY]})
+    it.launch()
+    began = it.clock.monotonic()
+    assert it.follow()[-1].state is JobState.SUCCEEDED
+    assert it.clock.monotonic() - began > 2, "it waited longer after each"
+
+
+def test_tracking_does_not_repeat_an_expired_login(stage):
+    it = stage(faults={"poll": [Fault.LOGIN_EXPIRED]})
+    it.launch()
+    with pytest.raises(AuthError):
+        it.follow()
+    assert it.jobs.calls.count("poll") == 1
+
+
+def test_an_unknown_word_of_the_provider_does_not_end_anything(stage):
+    it = stage(WORKING, Scene("HYPERWORKING"), WORKING, Scene(ScriptedState.DONE))
+    it.launch()
+    views = it.follow()
+    assert [view.state for view in views] == [JobState.RUNNING, JobState.UNKNOWN, JobState.RUNNING, JobState.SUCCEEDED]
+    assert views[1].native_state == "HYPERWORKING"
+
+
+def test_a_preempted_job_comes_back_by_itself(stage):
+    it = stage(WORKING, Scene(ScriptedState.PREEMPTED), Scene(ScriptedState.BOOTING), WORKING, Scene(ScriptedState.DONE))
+    it.launch()
+    assert [view.state for view in it.follow()] == [
+        JobState.RUNNING, JobState.INTERRUPTED, JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED,
+    ]  # fmt: skip
+
+
+def test_the_pause_grows_while_nothing_happens(stage):
+    it = stage(*[WORKING] * 40, Scene(ScriptedState.DONE))
+    it.launch()
+    it.follow()
+    assert 200 < it.clock.monotonic() < 420, "41 rounds of 0.5 s would be 20 s, of 10 s 410 s"
+
+
+def test_a_fixed_interval_is_kept(stage):
+    it = stage(*[WORKING] * 9, Scene(ScriptedState.DONE))
+    it.launch()
+    list(track("bot-abc", session=it.session, interval=3.0))
+    assert it.clock.monotonic() == pytest.approx(27.0)
+
+
+def nan_scenes():
+    losses = tuple([1.0] + [float("nan")] * 3)
+    return [Scene(ScriptedState.WORKING, progress=Progress("train", step=4, losses=losses))]
+
+
+def test_the_guard_stops_a_run_whose_loss_is_no_number(stage):
+    it = stage(*nan_scenes())
+    it.launch()
+    last = it.follow()[-1]
+    assert last.state is JobState.STOPPED
+    assert "the loss is nan" in last.stop_reason
+    assert it.jobs.calls.count("stop") == 1
+
+
+def test_the_guard_keeps_the_budget(stage):
+    it = stage(*[Scene(ScriptedState.WORKING, billable_seconds=600.0 * n) for n in range(1, 99)], usd_per_hour=2.0, budget={"max_usd": 1.0})
+    it.launch()
+    last = it.follow()[-1]
+    assert "budget of $1.00" in last.stop_reason
+
+
+def test_a_hung_run_is_stopped_but_a_sleeping_laptop_stops_nothing(stage):
+    hung = Scene(ScriptedState.WORKING, progress=Progress("train", step=4, elapsed_seconds=40.0))
+    it = stage(hung, hung, Scene(ScriptedState.DONE))
+    it.launch()
+    views = track("bot-abc", session=it.session)
+    next(views)
+    it.clock.jump(9 * 3600)  # the lid was closed: wall time passed, nobody watched
+    assert [view.state for view in views][-1] is JobState.SUCCEEDED
+    other = stage(hung)
+    other.launch("bot-def")
+    assert "nothing has changed for 30 min" in other.follow("bot-def")[-1].stop_reason
+
+
+def test_a_stop_that_was_never_delivered_is_delivered_by_the_next_tracker(stage):
+    """The process that wrote the request to stop died before it told the provider."""
+    it = stage(WORKING)
+    it.launch()
+    it.session.ledger.append(LaunchId("bot-abc"), "stop_requested", {"reason": "asked"})
+    assert it.follow()[-1].state is JobState.STOPPED
+
+
+def test_stopping_without_a_choice_of_grace(stage):
+    it = stage(WORKING)
+    it.launch()
+    with pytest.raises(UsageError, match="its own grace"):
+        stop("bot-abc", session=it.session, grace_seconds=5)
+    assert stop("bot-abc", session=it.session).state is JobState.STOPPED
+
+
+def test_a_failed_job_is_an_error_with_its_last_lines(stage):
+    it = stage(WORKING, Scene(ScriptedState.BROKEN, message="CUDA out of memory\nlast line", exit_code=1))
+    it.launch()
+    error = failure(it.follow()[-1])
+    assert (error.exit_code, error.what, error.log_tail) == (1, "CUDA out of memory", ("last line",))
+
+
+def test_logs_are_read_by_page(stage):
+    it = stage(*[WORKING] * 3, Scene(ScriptedState.DONE))
+    it.launch()
+    it.follow()
+    assert [line.text for page in logs("bot-abc", session=it.session) for line in page.lines] == ["scene 0", "scene 1", "scene 2"]
+
+
+def test_many_jobs_are_one_call(stage):
+    it = stage()
+    for number in range(5):
+        it.launch(f"bot-{number}aa")
+    before = it.jobs.calls.count("poll")
+    list(track([f"bot-{number}aa" for number in range(5)], session=it.session))
+    assert it.jobs.calls.count("poll") - before == 4
+
+
+def test_the_async_iterator_can_be_left_and_taken_up(stage):
+    it = stage(*[WORKING] * 5, Scene(ScriptedState.DONE))
+    it.launch()
+
+    async def first():
+        views = atrack("bot-abc", session=it.session, interval=0.01)
+        try:
+            return await anext(views)
+        finally:
+            await views.aclose()
+
+    assert asyncio.run(first()).state is JobState.RUNNING
+
+    async def rest():
+        return [view.state async for view in atrack("bot-abc", session=it.session, interval=0.01)]
+
+    assert asyncio.run(rest())[-1] is JobState.SUCCEEDED
+
+
+def test_costs_by_month_and_recipe(stage):
+    it = stage(Scene(ScriptedState.DONE, billable_seconds=1800.0), usd_per_hour=4.0)
+    it.launch("bot-aaa")
+    it.follow("bot-aaa")
+    it.clock.jump(40 * 86400)
+    it.launch("bot-bbb")
+    it.follow("bot-bbb")
+    assert [(row.name, row.usd, row.hours) for row in cost(it.session, by="month").rows] == [("2026-01", 2.0, 0.5), ("2026-02", 2.0, 0.5)]
+    by_recipe = cost(it.session, by="recipe")
+    assert [(row.name, row.jobs, row.usd) for row in by_recipe.rows] == [("little", 2, 4.0)]
+    assert by_recipe.total.usd == 4.0
+
+
+def test_ps_shows_the_open_and_the_newest(stage):
+    it = stage(Scene(ScriptedState.DONE))
+    for number in range(30):
+        it.launch(f"bot-{number:02d}")
+    assert len(ps(it.session, all=True)) == 30
+    recent = ps(it.session)
+    assert [view.id for view in recent] == [f"bot-{number:02d}" for number in range(10, 30)]
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_a_cloud_that_this_version_cannot_run_on_says_so(stage, name):
+    if registry.PROVIDERS[name].module:
+        pytest.skip(f"{name} has arrived")
+    with pytest.raises(UsageError) as caught:
+        stage().session.place(name)
+    assert "this machine only" in caught.value.what
+    assert f"plan --provider {name}" in caught.value.hint
+
+
+def test_an_unknown_provider_lists_the_known(stage):
+    with pytest.raises(UsageError) as caught:
+        stage().session.place("azure")
+    assert "aws, gcp" in caught.value.hint
