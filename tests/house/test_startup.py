@@ -67,8 +67,25 @@ def test_help_loads_no_command(tmp_path: Path) -> None:
     assert sorted(commands) == ["cloudtune.cli", "cloudtune.cli.main", "cloudtune.errors"]
 
 
-def test_importing_the_package_loads_nothing(tmp_path: Path) -> None:
-    code = "import sys; before = set(sys.modules); import cloudtune; print(sorted(set(sys.modules) - before))"
+def test_importing_the_package_loads_only_its_face(tmp_path: Path) -> None:
+    code = "import sys, json, cloudtune; print(json.dumps(sorted(name for name in sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "['cloudtune']"
+    loaded = json.loads(ran.stdout)
+    assert [name for name in loaded if name.startswith("cloudtune")] == ["cloudtune"]
+    assert {"pydantic", "typer", "rich", "ruamel"}.intersection(loaded) == set()
+
+
+def test_every_name_of_the_sdk_is_there() -> None:
+    """The lazy names and the names that type checkers see are the same, and each can be imported."""
+    import ast
+
+    import cloudtune
+
+    tree = ast.parse((ROOT / "cloudtune" / "__init__.py").read_text())
+    declared = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname}
+    assert declared == set(cloudtune._HOMES)
+    assert all(getattr(cloudtune, name) is not None for name in cloudtune._HOMES)
+    assert set(cloudtune._HOMES) <= set(dir(cloudtune))
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = cloudtune.nope
