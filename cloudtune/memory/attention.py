@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloudtune.memory.autograd import Node, Run, Saved, Value
-from cloudtune.memory.ops import Grads, add, cast, concatenate, copy, dropout, lowered, matmul, multiply, narrow, negate, scale, softmax, tracked, view
+from cloudtune.memory.ops import Grads, add, cast, concatenate, copy, dropout, lowered, matmul, multiply, narrow, negate, scale, softmax, tanh, tracked, view
 
 Kernel = Literal["flash", "efficient", "math", "eager", "cpu"]
 
@@ -28,6 +28,7 @@ class Heads:
     mask: Value | None = None
     dropout: float = 0.0
     softcap: bool = False
+    sinks: bool = False
     causal: bool = True
 
     @property
@@ -43,6 +44,13 @@ class Heads:
 def rotate(run: Run, value: Value, cos: Value, sin: Value) -> Value:
     """value·cos + rotate_half(value)·sin."""
     return add(run, multiply(run, value, cos, "x·cos"), multiply(run, _rotate_half(run, value), sin, "rotated·sin"), "rotated")
+
+
+def rotate_part(run: Run, value: Value, cos: Value, sin: Value) -> Value:
+    """The rotated part and the rest, put together in a new tensor."""
+    rest = narrow(run, value, value.count // 2)
+    part = narrow(run, value, value.count)
+    return concatenate(run, (rotate(run, part, cos, sin), Value(rest.store, 0, rest.word, rest.node)), "rotated and rest")
 
 
 def _rotate_half(run: Run, value: Value) -> Value:
@@ -135,10 +143,21 @@ def eager(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Val
         weights = _capped(run, weights)
     if heads.mask is not None:
         weights = add(run, weights, heads.mask, "masked scores")
-    weights = cast(run, softmax(run, weights, 4, "softmax"), query.word, "attention weights")
+    if heads.sinks:
+        weights = _with_sinks(run, weights, heads)
+    else:
+        weights = cast(run, softmax(run, weights, 4, "softmax"), query.word, "attention weights")
     weights = dropout(run, weights, heads.dropout)
     out = matmul(run, view(run, weights), _folded(run, values, heads, contiguous=repeated), heads.out, "attention output")
     return copy(run, out, "attention output, heads last")
+
+
+def _with_sinks(run: Run, weights: Value, heads: Heads) -> Value:
+    """gpt-oss: one more column per head, taken off again after a softmax in the stream's own type."""
+    column = Value(None, heads.batch * heads.queries * heads.length, weights.word)
+    joined = concatenate(run, (weights, column), "scores and sinks")
+    joined = add(run, joined, Value(None, 1, weights.word), "scores minus their maximum")
+    return narrow(run, softmax(run, joined, joined.word, "softmax"), weights.count)
 
 
 def _scores(run: Run, query: Value, keys: Value, heads: Heads, *, repeated: bool) -> Value:
@@ -149,8 +168,6 @@ def _scores(run: Run, query: Value, keys: Value, heads: Heads, *, repeated: bool
 
 def _capped(run: Run, weights: Value) -> Value:
     """tanh(x / cap) · cap, three tensors."""
-    from cloudtune.memory.ops import tanh
-
     weights = scale(run, weights, "scores / cap")
     weights = tanh(run, weights, "tanh of scores")
     return scale(run, weights, "capped scores")

@@ -78,6 +78,12 @@ def _nothing(run: Run, saved: Saved, grad: Value, node: Node) -> tuple[Value | N
     return ()
 
 
+class Gather(Node):
+    """A node with several outputs: it runs when every output's gradient has come, on all of them at once."""
+
+    __slots__ = ()
+
+
 class StopRecompute(Exception):
     """All tensors that the backward pass needs are there again."""
 
@@ -107,11 +113,13 @@ class Packed:
 class Run:
     """One process's run: the tape, whether gradients are recorded, and the checkpoint at work."""
 
-    __slots__ = ("autocast", "casts", "cuda", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "tape", "thread", "workspace_bytes", "workspaces")
+    __slots__ = ("autocast", "casts", "cuda", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "sums_in_place", "tape", "thread", "workspace_bytes", "workspaces")
 
     def __init__(self, tape: Tape, workspace_bytes: int = 0, *, cuda: bool = True) -> None:
         self.tape = tape
         self.cuda = cuda
+        self.sums_in_place = True
+        """False under a FakeTensor trace, whose tensors torch never adds in place."""
         self.autocast = 0
         """16-bit word that products are brought to; 0 = no autocast."""
         self.grad_enabled = True
@@ -185,7 +193,7 @@ class Run:
         """Run the backward pass from ``root``."""
         outer, self.thread = self.thread, "backward"
         waiting = _dependencies(root)
-        buffers: dict[Node, Value] = {root: grad}
+        buffers: dict[Node, Any] = {root: grad}
         del grad
         heap = [(-root.sequence, id(root), root)]
         while heap:
@@ -196,7 +204,7 @@ class Run:
                     heapq.heappush(heap, (-parent.sequence, id(parent), parent))
         self.thread = outer
 
-    def _step(self, node: Node, buffers: dict[Node, Value]) -> list[Node]:
+    def _step(self, node: Node, buffers: dict[Node, Any]) -> list[Node]:
         """Run one node and hand its gradients on; the parents that it fed."""
         grad = buffers.pop(node)
         if isinstance(node, Leaf):
@@ -214,9 +222,11 @@ class Run:
             if piece is None:
                 continue
             held = buffers.get(parent)
-            if held is None:
+            if isinstance(parent, Gather):
+                buffers.setdefault(parent, []).append(piece)
+            elif held is None:
                 buffers[parent] = piece
-            elif _shared(held):
+            elif _shared(held) or not self.sums_in_place:
                 del held
                 total = self.like(piece, "sum of gradients")
                 buffers[parent] = total

@@ -6,7 +6,7 @@ that is how long the tensors live.
 
 from __future__ import annotations
 
-from cloudtune.memory.attention import Heads, choose, repeat_heads, rotate, sdpa
+from cloudtune.memory.attention import Heads, choose, repeat_heads, rotate, rotate_part, sdpa
 from cloudtune.memory.autograd import Value
 from cloudtune.memory.context import Context
 from cloudtune.memory.feed import feed
@@ -15,6 +15,10 @@ from cloudtune.memory.lora import apply
 from cloudtune.memory.norms import norm
 from cloudtune.memory.ops import add, multiply, narrow, tanh, view
 from cloudtune.models.shape import AttentionShape
+
+
+# families whose code rotates a part of each head and puts both parts together again
+PARTIAL = frozenset({"phi", "phi3"})
 
 
 def decoder_layer(ctx: Context, layer: Layer, value: Value) -> Value:
@@ -100,7 +104,8 @@ def _softmax_attention(ctx: Context, layer: Layer, shape: AttentionShape, value:
     run = ctx.run
     query, key, values, gate = _project(ctx, layer, shape, value)
     if ctx.cos is not None and ctx.sin is not None:
-        query, key = rotate(run, query, ctx.cos, ctx.sin), rotate(run, key, ctx.cos, ctx.sin)
+        turn = rotate_part if ctx.shape.model_type in PARTIAL else rotate
+        query, key = turn(run, query, ctx.cos, ctx.sin), turn(run, key, ctx.cos, ctx.sin)
     heads = heads_of(ctx, shape)
     mixed = mix(ctx, query, key, values, heads)
     if gate is not None:
@@ -149,6 +154,7 @@ def heads_of(ctx: Context, shape: AttentionShape) -> Heads:
         mask=ctx.mask,
         dropout=chance,
         softcap=shape.softcap is not None,
+        sinks=shape.sinks,
         causal=ctx.shape.family == "decoder",
     )
 
@@ -156,10 +162,10 @@ def heads_of(ctx: Context, shape: AttentionShape) -> Heads:
 def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> Value:
     """Attention through the interface that transformers picks by name."""
     behaviour = ctx.behaviour
-    if ctx.capability == (0, 0) and behaviour.attention != "eager":
-        return sdpa(ctx.run, query, key, values, heads, "cpu")
-    if behaviour.attention == "eager" or heads.softcap:
+    if behaviour.attention == "eager" or heads.softcap or heads.sinks:
         return sdpa(ctx.run, query, key, values, heads, "eager")
+    if ctx.capability == (0, 0):
+        return sdpa(ctx.run, query, key, values, heads, "cpu")
     if behaviour.attention == "flash_attention_2":
         return sdpa(ctx.run, query, key, values, heads, "flash")
     grouped = heads.keys != heads.queries

@@ -15,7 +15,7 @@ from cloudtune.memory.feed import fused_gated
 from cloudtune.memory.inventory import Layer, no_template
 from cloudtune.memory.lora import apply
 from cloudtune.memory.norms import norm
-from cloudtune.memory.ops import Weight, activation, add, dropout, embedding, narrow, view
+from cloudtune.memory.ops import Weight, activation, add, dropout, embedding, split, view
 
 Weights = Mapping[str, Weight]
 
@@ -57,7 +57,7 @@ def _post_norm(ctx: Context, layer: Layer, value: Value) -> Value:
     middle = _norm(ctx, layer, add(run, mixed, value, "residual sum"), "attention.output.LayerNorm", "sa_layer_norm")
     del mixed
     fed = apply(run, layer.one("intermediate.dense", "ffn.lin1"), middle, ctx.casting)
-    fed = activation(run, fed)
+    fed = activation(run, fed, layer.block.mlp.activation)
     fed = dropout(run, apply(run, layer.one("output.dense", "ffn.lin2"), fed, ctx.casting), chance)
     return _norm(ctx, layer, add(run, fed, middle, "residual sum"), "output.LayerNorm", "output_layer_norm")
 
@@ -87,7 +87,7 @@ def _modern(ctx: Context, layer: Layer, value: Value) -> Value:
     normed = value if first is None else norm(ctx, first, value, ctx.shape.hidden_size)
     both = apply(run, layer.one("attn.Wqkv"), normed, ctx.casting)
     del normed
-    query, key, values = (narrow(run, both, both.count // 3) for _ in range(3))
+    query, key, values = split(run, both, (both.count // 3,) * 3)
     if ctx.cos is not None and ctx.sin is not None:
         query, key = rotate(run, query, ctx.cos, ctx.sin), rotate(run, key, ctx.cos, ctx.sin)
     heads: Heads = heads_of(ctx, shape)
@@ -109,5 +109,5 @@ def head_states(ctx: Context, weights: Weights, value: Value) -> Value:
         if tensor.kind == "norm" and tensor.name.endswith(".weight"):
             value = norm(ctx, (weights[tensor.name], weights.get(f"{tensor.module}.bias")), value, ctx.shape.hidden_size)
         elif tensor.kind == "linear":
-            value = activation(run, ctx.linear(weights, tensor, value))
+            value = activation(run, ctx.linear(weights, tensor, value), ctx.shape.blocks[0].mlp.activation)
     return value

@@ -82,6 +82,7 @@ class Layer:
     linear: dict[str, LinearLayer] = field(default_factory=dict)
     norms: dict[str, tuple[Weight, Weight | None]] = field(default_factory=dict)
     experts: dict[str, Weight] = field(default_factory=dict)
+    expert_adapters: dict[str, Adapter] = field(default_factory=dict)
     copies: int = 1
     """Layers that this one stands for: itself and the folded ones."""
     near_fold: bool = False
@@ -167,8 +168,33 @@ def build_layer(
         elif tensor.kind == "norm" and tensor.name.endswith(".weight"):
             layer.norms[module] = (weights[tensor.name], weights.get(f"{module}.bias"))
         elif tensor.kind in {"experts", "router", "conv", "other"}:
-            layer.experts[tensor.name.rpartition(".")[2]] = weights[tensor.name]
+            short = tensor.name.rpartition(".")[2]
+            layer.experts[short] = weights[tensor.name]
+            if tensor.kind == "experts" and not full and _is_expert_target(tensor, block, method):
+                layer.expert_adapters[short] = _expert_adapter(weights[tensor.name].name, tensor, method, behaviour, trained)
     return layer
+
+
+def _is_expert_target(tensor: Tensor, block: Block, method: LoraMethod) -> bool:
+    """all-linear reaches experts that are stored (expert, out, in); other layouts are reached by target_parameters."""
+    if any(tensor.name.endswith(name) for name in method.target_parameters):
+        return True
+    return method.target_modules == "all-linear" and tensor.shape[1] in {2 * block.mlp.expert_width} | _hidden_of(block)
+
+
+def _hidden_of(block: Block) -> set[int]:
+    """Widths that a down projection stored (expert, out, in) may begin with."""
+    return {tensor.shape[1] for tensor in block.tensors if tensor.kind == "experts" and tensor.shape[2] == block.mlp.expert_width}
+
+
+def _expert_adapter(name: str, tensor: Tensor, method: LoraMethod, behaviour: Behaviour, trained: Trained) -> Adapter:
+    """peft's ParamWrapper: rank x experts on both sides; a fused gate and up matrix counts as two."""
+    count, out, into = tensor.shape
+    rank = method.r * count * (2 if tensor.name.endswith("gate_up_proj") else 1)
+    word = behaviour.adapter_word
+    down = Weight(f"{name}.lora_A", rank * into, word, leaf=trained.leaf(f"{name}.lora_A", rank * into, word))
+    up = Weight(f"{name}.lora_B", rank * out, word, leaf=trained.leaf(f"{name}.lora_B", rank * out, word))
+    return Adapter(down, up, rank)
 
 
 def weight_word(tensor: Tensor, method: Method, behaviour: Behaviour, *, quantised: bool) -> int:

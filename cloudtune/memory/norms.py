@@ -17,7 +17,7 @@ def norm(ctx: Context, weights: tuple[Weight, Weight | None], value: Value, widt
     weight, bias = weights
     rows = value.count // width
     if ctx.shape.norm == "layernorm":
-        if ctx.casting.autocast:
+        if ctx.casting.autocast and ctx.run.cuda:  # layer_norm is on CUDA's fp32 list of autocast, not on the CPU's
             value = cast(ctx.run, value, 4, "autocast norm input")
         return layer_norm(ctx.run, value, weight, bias, rows)
     return _rms(ctx, weight, value, rows)

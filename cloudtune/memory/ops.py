@@ -7,7 +7,7 @@ Sources: torch/csrc/autograd/FunctionsManual.cpp and the CUDA kernels named besi
 
 from __future__ import annotations
 
-from cloudtune.memory.autograd import Leaf, Node, Run, Saved, Value
+from cloudtune.memory.autograd import Gather, Leaf, Node, Run, Saved, Value
 
 Grads = tuple[Value | None, ...]
 
@@ -42,6 +42,23 @@ def narrow(run: Run, value: Value, count: int) -> Value:
 
 def _narrow_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
     return (run.new(node.extra, grad.word, "slice gradient"),)
+
+
+def split(run: Run, value: Value, counts: tuple[int, ...]) -> tuple[Value, ...]:
+    """Pieces as views (chunk, split, unbind); their gradients are put together in one tensor."""
+    pieces = tuple(Value(value.store, count, value.word) for count in counts)
+    if not tracked(run, value):
+        return pieces
+    run.sequence += 1
+    joint = Gather(run.sequence, (value.node,), _split_back, (), (value.count, value.word))
+    for piece in pieces:
+        run.link(piece, (joint,), _pass_on)
+    return pieces
+
+
+def _split_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+    count, word = node.extra
+    return (run.new(count, word, "joined gradient"),)
 
 
 def cast(run: Run, value: Value, word: int, name: str = "cast") -> Value:
@@ -160,13 +177,41 @@ def _multiply_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
     return tuple(pieces)
 
 
-def activation(run: Run, value: Value, name: str = "activation") -> Value:
-    """silu, gelu, relu: keeps its input (relu its result, which is as large)."""
+def activation(run: Run, value: Value, kind: str = "silu", name: str = "activation") -> Value:
+    """silu, gelu, relu: keeps its input (relu its result, which is as large). gelu_new is written out in Python."""
+    if kind in {"gelu_new", "gelu_fast"}:
+        return _gelu_new(run, value)
+    if kind == "quick_gelu":
+        return multiply(run, value, tanh(run, scale(run, value, "1.702 x"), "sigmoid"), name)
     saved = run.save(value) if tracked(run, value) else ()
     out = run.like(value, name)
     if tracked(run, value):
         run.link(out, (value.node,), _like_grad, saved)
     return out
+
+
+def _gelu_new(run: Run, value: Value) -> Value:
+    """0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), operation by operation."""
+    return multiply(
+        run,
+        scale(run, value, "x / 2"),
+        shift(run, tanh(run, scale(run, add(run, value, scale(run, power(run, value), "scaled cube"), "inner"), "scaled inner"))),
+        "activation",
+    )
+
+
+def power(run: Run, value: Value) -> Value:
+    """value³: keeps its input."""
+    saved = run.save(value) if tracked(run, value) else ()
+    out = run.like(value, "power")
+    if tracked(run, value):
+        run.link(out, (value.node,), _square_back, saved)
+    return out
+
+
+def shift(run: Run, value: Value) -> Value:
+    """value + number."""
+    return _shift(run, value)
 
 
 def tanh(run: Run, value: Value, name: str = "tanh") -> Value:

@@ -41,6 +41,8 @@ class Job:
     offload: bool = False
     """FSDP with shards, gradients and optimizer on the host."""
     fold: bool = True
+    traced: bool = False
+    """Only what a FakeTensor trace on the CPU shows: for the comparison with the oracle."""
     steps: int = 2
     task: Literal["causal_lm", "masked_lm", "classification"] = "causal_lm"
 
@@ -70,6 +72,7 @@ class Program:
         self.job = job
         self.tape = Tape()
         self.run = Run(self.tape, workspace_bytes(job.capability), cuda=job.capability != (0, 0))
+        self.run.sums_in_place = not job.traced
         self.run.softmax_keeps_input = job.behaviour.torch_version < (1, 11)
         self.trained = Trained()
         self.resident: list[Storage] = []
@@ -79,6 +82,7 @@ class Program:
         self.folds: list[Fold] = []
         self.ends: dict[str, Weight] = {}
         self.held: Value | None = None
+        self.masks: list[Value] = []
 
     def play(self) -> Tape:
         """Load, then the steps."""
@@ -169,6 +173,8 @@ class Program:
         self.run.autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 else 0
         loss, logits = self._forward()
         self.run.casts.clear()
+        if not behaviour.checkpointing:
+            self.masks.clear()  # a checkpointed layer holds its arguments until it has been computed again
         if behaviour.outputs_held:
             self.held = logits
         del logits
@@ -225,6 +231,8 @@ class Program:
             ctx.sin = self.run.new(ctx.length * width, word, "sin")
         if ctx.behaviour.attention == "eager":
             ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, word, "attention mask")
+            windows = {block.attention.window for block in self.job.shape.blocks if block.attention is not None}
+            self.masks = [self.run.new(ctx.mask.count, word, "attention mask") for _ in range(len(windows) - 1)]
         elif ctx.behaviour.padding_mask and ctx.behaviour.attention == "sdpa":
             ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, 1, "attention mask")
 
