@@ -148,9 +148,10 @@ def read_end(path: Path, limit: int) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return b""
-    with os.fdopen(fd, "rb") as file:
+    try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode):
             return b""
-        file.seek(max(0, facts.st_size - limit))
-        return file.read(limit)
+        return os.pread(fd, limit, max(0, facts.st_size - limit))
+    finally:
+        os.close(fd)

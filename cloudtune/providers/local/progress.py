@@ -9,20 +9,22 @@ from typing import Any
 from cloudtune.job import Progress
 
 SPARK_POINTS = 48
+_TRAINING = frozenset({"train", "eval", "save", "done"})
 _NUMBERS = ("epoch", "loss", "eval_loss", "tokens_per_second", "elapsed_seconds", "eta_seconds")
 
 
 def progress_of(tail: bytes) -> tuple[Progress, float] | None:
     """(progress, Unix time of the newest row) from the end of a metrics file; None without a whole row.
 
-    A value that the newest row leaves out is taken from the last row that has it, except the ETA.
+    Once it trains, a value that the newest row leaves out is taken from the last row that has it, except the ETA.
     """
     rows = list(_rows(tail))
     if not rows:
         return None
     newest = rows[-1]
     known: dict[str, Any] = {}
-    for row in rows:
+    lasting = [row for row in rows if row["phase"] in _TRAINING] if newest["phase"] in _TRAINING else [newest]
+    for row in lasting:
         known.update({name: value for name in _NUMBERS if (value := _number(row.get(name))) is not None})
         known.update({name: value for name in ("step", "total_steps") if isinstance(value := row.get(name), int)})
     known["eta_seconds"] = _number(newest.get("eta_seconds"))
