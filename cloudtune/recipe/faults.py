@@ -15,6 +15,8 @@ from cloudtune.recipe.paths import Where, dotted, looks_secret, show_key, show_v
 _NUMBER_WORDS = re.compile(r"a (whole )?number|a fraction")
 _TEXT_WORDS = re.compile(r"text|path|name|type|id\b|letters")
 _LOOSE_NUMBER = re.compile(r"[-+]?[0-9][0-9_,]*(\.[0-9_]+)?([eE][-+]?[0-9]+)?")
+_WITH_UNIT = re.compile(r"[$€£]?\s?[0-9]+(\.[0-9]+)?\s?[A-Za-z$€£]{0,7}(?<![0-9])|[$€£]\s?[0-9]+(\.[0-9]+)?")
+_GLUED = re.compile(r"(\w+)\s*([:=])")
 _YES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 # After these paths pydantic's location names the branch of a union, which is no key.
 _BRANCHED = ((("method",), set(METHODS)), (("data", "eval"), {"fraction", "sources", "none"}))
@@ -27,6 +29,11 @@ _SHAPE_HINTS = {
     "data.eval": "write eval: 0.05, or eval: [{path: ./data/eval.jsonl}]",
     "secrets": "write secrets: {HF_TOKEN: env} and keep the value in the environment",
     "tracking.report_to": "write report_to: [wandb]",
+    "training": "write training: {epochs: 3}",
+    "compute": "write compute: {provider: aws}",
+    "budget": "write budget: {max_usd: 25}",
+    "tracking": "write tracking: {report_to: [wandb]}",
+    "output": "write output: {dir: ./runs}",
     "training.adam_betas": "write adam_betas: [0.9, 0.999]",
     "version": "this release reads version: 1",
     "compute.regions": "write regions: [us-east-1]",
@@ -46,7 +53,13 @@ def translate(errors: Sequence[Any], data: Any) -> list[Found]:
         if error["type"] == "too_short" and follows:
             continue  # pydantic counts only the items that passed
         found.append(_fault(error, where, data))
-    return found
+    meant = {(where[:-1], fault.hint) for where, _, fault in found if where and fault.hint.startswith("did you mean")}
+    # A misspelt key is one fault, not a wrong key and a missing one.
+    return [item for item in found if not ((item[0], f"did you mean {item[2].path.rpartition('.')[2]}?") in meant and _is_missing(item[2]))]
+
+
+def _is_missing(fault: Fault) -> bool:
+    return fault.what.endswith(" is missing")
 
 
 def value_at(data: Any, where: Where) -> Any:
@@ -122,23 +135,27 @@ def _wrong_value(where: Where, value: Any, context: dict[str, Any] | None = None
 
 
 def _value_hint(path: str, value: Any, expected: str) -> str:
-    if value is None and path not in _SHAPE_HINTS:
-        key = all_keys().get(path)
-        return "remove the line to take the default" if key and key.default is not REQUIRED else ""
+    key = all_keys().get(path)
+    if value is None and key and key.default is not REQUIRED:
+        return "remove the line to take the default"
     if path == "data.eval":
         return _eval_hint(value)
     if path == "data.train" and isinstance(value, dict) and "path" in value:
         return "put '- ' before its first key: train is a list of sources"
+    if path == "tracking.report_to" and value in ("none", "None", False):
+        return "write report_to: []"
     if path in _SHAPE_HINTS:
-        return _SHAPE_HINTS[path]
+        return (_glued_hint(value, path) if isinstance(value, str) else "") or _SHAPE_HINTS[path]
     if isinstance(value, str):
-        return _name_hint(value) if path == "name" else _text_hint(path, value.strip(), expected)
+        return _name_hint(value) if path == "name" else _text_hint(path, value.strip(" "), expected)
     return _number_or_list_hint(value, expected)
 
 
 def _number_or_list_hint(value: Any, expected: str) -> str:
-    if isinstance(value, list) and any(not isinstance(item, str) for item in value):
+    if isinstance(value, list) and "a list" in expected and any(not isinstance(item, str) for item in value):
         return "every item must be text; put numbers in quotes"
+    if isinstance(value, list) and expected.startswith("a mapping"):
+        return "remove the '- ' before its keys"
     if expected.startswith("a list") and isinstance(value, (int, float)):
         return f"write [{show_value(value)}]"
     if isinstance(value, float) and expected.startswith("a whole") and value.is_integer():
@@ -146,6 +163,14 @@ def _number_or_list_hint(value: Any, expected: str) -> str:
     if isinstance(value, (int, float)) and _TEXT_WORDS.search(expected):
         return "put it in quotes"
     return ""
+
+
+def _glued_hint(text: str, section: str) -> str:
+    """``base:x`` and ``base = x`` where ``base: x`` was meant, by the names of the section's keys."""
+    match = _GLUED.match(text)
+    if not match or match[1] not in children(section):
+        return ""
+    return f"put a space after {match[1]}:" if match[2] == ":" else f"write {match[1]}: instead of {match[1]} ="
 
 
 def _name_hint(name: str) -> str:
@@ -176,6 +201,8 @@ def _text_hint(path: str, text: str, expected: str) -> str:
         return f"did you mean {close[0]}?"
     if _NUMBER_WORDS.search(expected):
         return _number_hint(text)
+    if not text.isprintable():
+        return "it holds a line break or another character that cannot be printed"
     if "a list" in expected and not looks_secret(text) and len(text) < 60:
         return f"write [{', '.join(part for part in re.split(r'[, ]+', text) if part)}]"
     return ""
@@ -184,6 +211,8 @@ def _text_hint(path: str, text: str, expected: str) -> str:
 def _number_hint(text: str) -> str:
     if text.endswith("%"):
         return "write a fraction, such as 0.05 for 5 %"
+    if _WITH_UNIT.fullmatch(text):
+        return "write the number in full" if text[-1] in "kKmM" else "write the number without a unit"
     if not _LOOSE_NUMBER.fullmatch(text) or len(text) > 30:
         return ""
     bare = text.replace("_", "").replace(",", "")
@@ -203,6 +232,9 @@ def key_hint(where: Where, data: Any) -> str:  # noqa: PLR0911 - from the surest
     name, section = str(where[-1]), schema_path(where[:-1])
     if section not in ("", *all_keys(), "data.train[]"):
         return ""
+    glued = _glued_hint(name, section)
+    if glued:
+        return glued
     method = value_at(data, ("method", "type")) if section == "method" else None
     known = children(section, method if method in METHODS else None)
     plain = foreign.normal(name)

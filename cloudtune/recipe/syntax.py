@@ -14,6 +14,7 @@ from cloudtune.errors import Fault
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAB_INDENT = re.compile(r"^( *)\t[ \t]*[^\s#]", re.MULTILINE)
+_GLUED_KEY = re.compile(r" *((-)(?=[A-Za-z_])|(?:- )?[A-Za-z_]\w*:(?=[^\s:/]))")
 _MAX_TABS = 20
 
 
@@ -39,6 +40,7 @@ _MEANINGS = (
              "write lists as [a, b, c]", at_start=True),
     _Meaning(r"flow mapping.*expected ',' or '\}'", "this { is not closed, or a comma is missing after one of its values",
              "write mappings as {a: 1, b: 2}", at_start=True),
+    _Meaning(r"but found '[\]}]'", "a closing bracket that nothing opened", "remove it"),
     _Meaning(r"block collection.*but found|block mapping.*but found", "the indentation or punctuation does not fit the lines above",
              "keys of one mapping begin in the same column; a list item begins with '- '"),
     _Meaning(r"could not find expected ':'", "a key without ': '", "write key: value; continue long text in quotes", at_start=True),
@@ -82,6 +84,9 @@ def syntax_faults(error: Exception, text: str, file: str) -> list[Fault]:
     tabs = _tab_faults(text, file)
     if any(fault.line <= last + 1 for fault in tabs):
         return tabs
+    glued = _glued_key(error, text, file)
+    if glued:
+        return [glued]
     said = " ".join(str(part) for part in (getattr(error, "context", ""), getattr(error, "problem", "")) if part)
     if "mapping values are not allowed" in said and problem is not None:
         return [_misplaced_key(problem, text, file)]
@@ -90,6 +95,22 @@ def syntax_faults(error: Exception, text: str, file: str) -> list[Fault]:
             mark = (getattr(error, "context_mark", None) if meaning.at_start else None) or problem
             return [_fault(meaning.what, meaning.hint, mark, last, file)]
     return [_fault("this is not YAML", "look at this line and the one above it", problem, last, file)]
+
+
+def _glued_key(error: Exception, text: str, file: str) -> Fault | None:
+    """``key:value`` without a space, which YAML takes for a word, where the parser misses the colon or stumbles below."""
+    mark = getattr(error, "context_mark", None) if "could not find expected ':'" in str(getattr(error, "problem", "")) else None
+    mark = mark or (getattr(error, "problem_mark", None) if "mapping values" in str(getattr(error, "problem", "")) else None)
+    if mark is None:
+        return None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number in (mark.line, mark.line - 1):
+        found = _GLUED_KEY.match(lines[number]) if 0 <= number < len(lines) else None
+        if found:
+            sign = "-" if found[2] else ":"
+            hint = f"write {sign} followed by a space"
+            return Fault("", f"a space is missing after the {sign}", "", hint, file, number + 1, found.start(1) + 1)
+    return None
 
 
 def _misplaced_key(mark: Any, text: str, file: str) -> Fault:

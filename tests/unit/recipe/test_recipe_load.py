@@ -279,6 +279,20 @@ HAND_MADE = [
     ("training:\n", "trainig:\n", "12:1", "did you mean training?"),
     ("training:\n", "Training:\n", "12:1", "did you mean training?"),
     ("training:\n", "hyperparameters:\n", "12:1", "hyperparameters is not a key"),
+    ("  base: Qwen", "  base:Qwen", "4:3", "put a space after base:"),
+    ("name: support-bot", "name:support-bot", "2:1", "a space is missing after the :"),
+    ("    - path", "    -path", "9:5", "a space is missing after the -"),
+    ("type: qlora", "type = qlora", "6:3", "write type: instead of type ="),
+    ("model:\n  base", "model:\nbase", "4:1", "it belongs under model: model.base"),
+    ("      format: chat", "        format: chat", "10:9", "cannot stand below line 9"),
+    ("learning_rate: 2e-4", "learning_rate: 2e-4\ncompute: {disk_gib: 100GB}", "14:21", "without a unit"),
+    ("learning_rate: 2e-4", "learning_rate: 2e-4\ncompute: aws", "14:10", "write compute: {provider: aws}"),
+    ("learning_rate: 2e-4", "learning_rate: 2e-4\ncompute: {regions: [a]}}", "14:24", "a closing bracket that nothing opened"),
+    ("learning_rate: 2e-4", "learning_rate: 2e-4\nbudget: {max_usd: $25}", "14:19", "without a unit"),
+    ("learning_rate: 2e-4", "learning_rate: 2e-4\ntracking: {report_to: none}", "14:23", "write report_to: []"),
+    ("base: Qwen/Qwen3-8B", 'base: "Qwen\\n"', "4:9", "line break"),
+    ("base: Qwen/Qwen3-8B", 'base: "Qwen\\ud800"', "4:9", "model.base is"),
+    ("  eval: 0.05", "  eval: 0.05\n  shuffle: true", "12:3", "known keys: train, eval"),
     ("model:\n", "model: &m\n  <<: *m\n", "4:7", "refers to a value that contains itself"),
 ]  # fmt: skip
 
@@ -290,6 +304,12 @@ def test_one_change_one_fault(old: str, new: str, place: str, said: str) -> None
     hits = [line for line in lines if line.startswith(f"<recipe>:{place}: ")]
     assert hits, lines
     assert any(said in line for line in hits), lines
+
+
+def test_a_misspelt_key_is_one_fault() -> None:
+    assert refusal(RECIPE.replace("model:", "modle:")) == "<recipe>:3:1: modle is not a key of a recipe; did you mean model?"
+    assert len(refusal(RECIPE.replace("base:", "bose:")).splitlines()) == 1
+    assert len(refusal(RECIPE.replace("base:", "foo:")).splitlines()) == 2
 
 
 @pytest.mark.parametrize(
