@@ -54,12 +54,8 @@ def test_nothing_readable_is_no_progress(tail):
 
 
 def test_torn_and_foreign_lines_are_passed_over():
-    tail = (
-        b'"step": 7}\nnoise\n'
-        + rows({"phase": "train", "step": "x", "loss": True, "epoch": [1]}, {"phase": "train", "step": 8})
-        + b'{"phase": "tr'
-    )
-    progress, _ = progress_of(tail)
+    whole = rows({"phase": "train", "step": "x", "loss": True, "epoch": [1]}, {"phase": "train", "step": 8})
+    progress, _ = progress_of(b'"step": 7}\nnoise\n' + whole + b'{"phase": "tr')
     assert (progress.step, progress.loss, progress.epoch) == (8, None, None)
 
 
@@ -132,15 +128,8 @@ def test_the_request_is_pure_and_names_secrets_only(tmp_path):
 
 
 def test_the_environment_is_an_allow_list(tmp_path):
-    here = {
-        "PATH": "/bin",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "HF_TOKEN": "y",
-        "PYTHONPATH": "/evil",
-        "LC_ALL": "C",
-        "CUDA_VISIBLE_DEVICES": "1",
-        "LD_PRELOAD": "z",
-    }
+    ours = {"PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "1"}
+    here = {**ours, "AWS_SECRET_ACCESS_KEY": "x", "HF_TOKEN": "y", "PYTHONPATH": "/evil", "LD_PRELOAD": "z"}
     made = trainer_environment(LaunchId("a-b"), tmp_path, tmp_path / "cache", {}, here)
     assert made["PATH"] == "/bin"
     assert made["CUDA_VISIBLE_DEVICES"] == "1"
@@ -174,9 +163,16 @@ def test_only_the_marked_process_is_signalled():
         program.wait()
 
 
+LEADER = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
 def test_a_group_is_ended_with_its_leader():
-    code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print('up', flush=True); time.sleep(60)"
-    program = subprocess.Popen([sys.executable, "-c", code], process_group=0, stdout=subprocess.PIPE, text=True)
+    program = subprocess.Popen([sys.executable, "-c", LEADER], process_group=0, stdout=subprocess.PIPE, text=True)
     assert program.stdout.readline() == "up\n"
     assert signal_group(process_mark(program.pid))
     assert program.wait(timeout=10) == -signal.SIGKILL
