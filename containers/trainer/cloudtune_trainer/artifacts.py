@@ -16,13 +16,14 @@ import numpy as np
 from cloudtune.errors import JobFailed
 from cloudtune.manifest import METRICS_NAME, Artifact, Manifest
 from cloudtune.recipe.resolved import JobFile
-from cloudtune.recipe.spec import FullMethod
+from cloudtune.recipe.spec import FullMethod, LoraMethod
 from cloudtune_trainer.checkpoints import sync
 from cloudtune_trainer.loss import decoder_of
 from cloudtune_trainer.paths import Paths
 from cloudtune_trainer.tokens import Sequence
 
 EVAL_SET_NAME = "eval_set.jsonl"
+INITIAL = "initial-adapter"
 EVAL_SET_MOST_BYTES = 20 * 2**20
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "accelerate", "datasets")
 
@@ -40,6 +41,22 @@ def result_folder(job: JobFile, paths: Paths) -> Path:
     return paths.model / ("full" if isinstance(job.recipe.method, FullMethod) else "adapter")
 
 
+def moves_base(job: JobFile) -> bool:
+    """Whether the adapters began by taking something out of the base's weights (PiSSA, OLoRA)."""
+    method = job.recipe.method
+    return isinstance(method, LoraMethod) and method.init in ("pissa", "olora")
+
+
+def keep_initial(paths: Paths, model: Any) -> None:
+    """Save the adapters as they begin. Saved as they end, they would fit only a base that was changed in the same way,
+    and PiSSA's decomposition is random; their difference to the beginning fits the base as it is published.
+    """
+    settings = model.peft_config["default"]
+    kind, settings.init_lora_weights = settings.init_lora_weights, True
+    model.save_pretrained(paths.checkpoints / INITIAL, save_embedding_layers=False)
+    settings.init_lora_weights = kind
+
+
 def save_model(job: JobFile, paths: Paths, model: Any, tokenizer: Any) -> None:
     """Save the trained weights with tokenizer and stop tokens, so that the folder loads by itself."""
     home = result_folder(job, paths)
@@ -48,7 +65,8 @@ def save_model(job: JobFile, paths: Paths, model: Any, tokenizer: Any) -> None:
         model.save_pretrained(home)
     else:
         # False: peft would ask the hub whether the vocabulary grew; this trainer never grows it.
-        model.save_pretrained(home, save_embedding_layers=False)
+        start = {"path_initial_model_for_weight_conversion": str(paths.checkpoints / INITIAL)} if moves_base(job) else {}
+        model.save_pretrained(home, save_embedding_layers=False, **start)
         _sort_targets(home / "adapter_config.json")
         (home / "README.md").write_text(_card(job), encoding="utf-8")
     tokenizer.save_pretrained(home)

@@ -44,25 +44,28 @@ class Progress:
 
 
 def save(folder: Path, model: Any, optimizer_state: dict[str, Any], progress: Progress) -> Path:
-    """Write the checkpoint of ``progress.step`` and forget all but the newest ``KEPT``. A complete one is not written again."""
-    home = folder / f"{_PREFIX}{progress.step:08d}"
-    if not is_complete(home):
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        save_file(trainable(model), home / "weights.safetensors")
-        torch.save(optimizer_state, home / "optimizer.pt")
-        (home / "state.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        for path in home.iterdir():
-            sync(path)
-        sizes = {path.name: path.stat().st_size for path in sorted(home.iterdir())}
-        (home / MARKER).write_text(json.dumps(sizes), encoding="utf-8")
-        sync(home / MARKER)
-        sync(home)
+    """Write the checkpoint of ``progress.step``, which must not be there yet, and forget all but the newest ``KEPT``."""
+    home = _home(folder, progress.step)
+    home.mkdir(parents=True)
+    save_file(trainable(model), home / "weights.safetensors")
+    torch.save(optimizer_state, home / "optimizer.pt")
+    (home / "state.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    for path in home.iterdir():
+        sync(path)
+    sizes = {path.name: path.stat().st_size for path in sorted(home.iterdir())}
+    (home / MARKER).write_text(json.dumps(sizes), encoding="utf-8")
+    sync(home / MARKER)
+    sync(home)
     for old in _all(folder)[:-KEPT]:
         # The marker goes first: a folder that is half deleted must not look complete.
         (old / MARKER).unlink(missing_ok=True)
         shutil.rmtree(old)
     return home
+
+
+def exists(folder: Path, step: int) -> bool:
+    """Whether a complete checkpoint of ``step`` is there."""
+    return is_complete(_home(folder, step))
 
 
 def newest(folder: Path, job: str) -> Path | None:
@@ -131,6 +134,10 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _home(folder: Path, step: int) -> Path:
+    return folder / f"{_PREFIX}{step:08d}"
 
 
 def _all(folder: Path) -> list[Path]:

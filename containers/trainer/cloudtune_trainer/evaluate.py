@@ -77,11 +77,11 @@ def evaluate(run_dir: Path, *, data: list[Path] | None = None, base: str | None 
     surroundings.quiet_transformers()
     model, place = _load(job, run_dir, base, device)
     sequences = _sequences(job, run_dir, place, data)
-    loss = _loss(job, model, sequences, device)
+    loss = loss_of(job, model, sequences, device)
     base_loss = None
     if hasattr(model, "disable_adapter"):
         with model.disable_adapter():
-            base_loss = _loss(job, model, sequences, device)
+            base_loss = loss_of(job, model, sequences, device)
     told = Manifest.model_validate_json((run_dir / MANIFEST_NAME).read_bytes()).eval_loss_after
     rows = len({sequence.row for sequence in sequences})
     return Evaluated(loss, base_loss, told, None if told is None else abs(told - loss), rows, device.type)
@@ -128,7 +128,8 @@ def _from_files(job: JobFile, run_dir: Path, place: Any, files: list[Path]) -> t
     return found.evaluation
 
 
-def _loss(job: JobFile, model: Any, sequences: tuple[Any, ...], device: Any) -> float:
+def loss_of(job: JobFile, model: Any, sequences: tuple[Any, ...], device: Any) -> float:
+    """Mean nats per learned token of ``sequences``, in the precision and micro batches of ``job``."""
     from cloudtune_trainer.evaluation import eval_batches, mean_loss
     from cloudtune_trainer.loss import TokenLoss
     from cloudtune_trainer.model import autocast

@@ -28,7 +28,8 @@ def as_served(model: Any) -> Iterator[None]:
     """Within: 4-bit layers compute as in a program that only infers. Afterwards: weights and states as before."""
     from bitsandbytes.functional import has_avx512bf16
 
-    layers = [layer for layer in _layers(model) if has_avx512bf16() and layer.weight.quant_state.shape[0] % _ROWS == 0]
+    usable = has_avx512bf16() and not _reads_weights(model)
+    layers = [layer for layer in _layers(model) if usable and layer.weight.quant_state.shape[0] % _ROWS == 0]
     before = [(layer.weight.data, copy.copy(layer.weight.quant_state)) for layer in layers]
     for layer in layers:
         setattr(layer, _SWITCH, True)
@@ -44,3 +45,8 @@ def as_served(model: Any) -> Iterator[None]:
 def _layers(model: Any) -> list[Any]:
     """4-bit layers on the CPU."""
     return [module for module in model.modules() if hasattr(module, _SWITCH) and module.weight.device.type == "cpu"]
+
+
+def _reads_weights(model: Any) -> bool:
+    """Whether adapters look at the base's weights themselves (DoRA): they would read repacked ones in the wrong order."""
+    return any(hasattr(module, "use_dora") and any(module.use_dora.values()) for module in model.modules())

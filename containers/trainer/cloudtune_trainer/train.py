@@ -168,6 +168,8 @@ def _load(run: Run, material: Material) -> tuple[Learner, Progress]:
         model = load_base(job, material.base, run.workers.device)
         seed_everything(job.recipe.training.seed, 0, 0)  # the same adapters on every worker and in every run
         model = make_trainable(job, model, material.base)
+        if artifacts.moves_base(job) and run.workers.first:
+            artifacts.keep_initial(run.paths, model)
         learner = make_learner(job, model, run.workers)
         progress = Progress(orders.digest(job))
         home = checkpoints.newest(run.paths.checkpoints, progress.job)
@@ -288,7 +290,7 @@ def _evaluated(run: Run, material: Material, learner: Learner, progress: Progres
 
 
 def _save(run: Run, learner: Learner, progress: Progress, total: int) -> None:
-    if run.workers.first:
+    if run.workers.first and not checkpoints.exists(run.paths.checkpoints, progress.step):
         with run.peaks.phase("save"):
             home = checkpoints.save(run.paths.checkpoints, learner.model, learner.state(), progress)
         run.report.row("save", step=progress.step, total_steps=total, message=f"checkpoint {home.name}")

@@ -1,0 +1,103 @@
+"""Every method trains every format and leaves a manifest whose every file is there, with the digest it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from trainer_jobs import FP4, FULL, INT8, LORA, NF4, Root, job_file
+
+pytestmark = pytest.mark.stack
+
+
+def check(root: Root, outcome: str = "complete") -> None:
+    manifest = root.manifest
+    assert manifest.outcome == outcome
+    assert manifest.peak_memory.host_rss_bytes
+    assert manifest.trainable_parameters > 0
+    for artifact in manifest.artifacts:
+        content = (root.paths.model / artifact.path).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (artifact.bytes, artifact.sha256), artifact.path
+    named = {artifact.path for artifact in manifest.artifacts} | {"manifest.json"}
+    assert named == {path.relative_to(root.paths.model).as_posix() for path in root.paths.model.rglob("*") if path.is_file()}
+    assert root.metrics[-1].phase == "done"
+
+
+METHODS = {"full": FULL, "lora": LORA, "nf4": NF4, "fp4": FP4, "int8": INT8}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rows_format", ["instruction", "chat", "completion", "text"])
+def test_method_learns_format(root: Any, method: str, rows_format: str) -> None:
+    made = root(job_file(rows_format, method=METHODS[method], training={"save_steps": 100, "eval_steps": 100}))
+    assert made.train() == "complete"
+    check(made)
+    assert made.manifest.eval_loss_before is not None
+    assert made.manifest.eval_loss_after is not None
+    assert made.manifest.eval_loss_after < made.manifest.eval_loss_before
+    assert made.manifest.steps == made.manifest.total_steps == 6
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "nf4"])
+def test_masked_lm(root: Any, encoder: Any, method: str) -> None:
+    made = root(job_file("text", task="masked_lm", method=METHODS[method], training={"max_steps": 12}), base=encoder)
+    assert made.train() == "complete"
+    check(made)
+    assert made.manifest.eval_loss_after < made.manifest.eval_loss_before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": {**LORA, "use_dora": True}},
+        {"method": {**NF4, "use_dora": True}},
+        {"method": {**LORA, "use_rslora": True, "dropout": 0.1}},
+        {"method": {**LORA, "init": "olora"}},
+        {"method": {**LORA, "init": "pissa"}},
+        {"method": {**LORA, "target_modules": "attention"}},
+        {"method": {**LORA, "target_modules": ["q_proj", "v_proj"]}},
+        {"method": {**LORA, "trainable_tokens": [3, 4]}},
+        {"method": {**INT8}, "training": {"gradient_checkpointing": True}},
+        {"method": {**NF4}, "training": {"gradient_checkpointing": True}},
+        {"training": {"optimizer": "adamw_8bit"}},
+        {"training": {"optimizer": "paged_adamw_8bit"}},
+        {"training": {"optimizer": "paged_adamw_32bit"}},
+        {"training": {"optimizer": "lion_8bit", "learning_rate": 1e-3}},
+        {"training": {"optimizer": "adafactor"}},
+        {"training": {"optimizer": "sgd", "learning_rate": 1.0}},
+        {"training": {"optimizer": "adamw_torch", "neftune_noise_alpha": 5.0, "weight_decay": 0.1}},
+        {"method": FULL, "training": {"optimizer": "adamw_8bit", "gradient_checkpointing": True}},
+        {"training": {"fused_loss": True}, "data": {"packing": True}},
+        {"data": {"eval": None}},
+    ],
+    ids=lambda change: json.dumps(change)[:60],
+)
+def test_settings(root: Any, change: dict[str, Any]) -> None:
+    made = root(job_file(**change))
+    assert made.train() == "complete"
+    check(made)
+    before, after = made.manifest.eval_loss_before, made.manifest.eval_loss_after
+    assert (before is None and after is None) or after < before
+
+
+def test_adapter_config_names_the_base_and_is_sorted(root: Any, base: Any) -> None:
+    made = root(job_file())
+    made.train()
+    config = json.loads((made.paths.model / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert "lm_head" not in config["target_modules"]
+    generation = json.loads((made.paths.model / "adapter" / "generation_config.json").read_text())
+    assert generation["eos_token_id"]
+
+
+def test_attention_targets_are_the_attention_s_linears(root: Any, encoder: Any) -> None:
+    job = job_file("text", task="masked_lm", method={**LORA, "target_modules": "attention"}, training={"max_steps": 1})
+    made = root(job, base=encoder)
+    made.train()
+    config = json.loads((made.paths.model / "adapter" / "adapter_config.json").read_text())
+    assert {"query", "key", "value"} < set(config["target_modules"])
+    assert "dense" not in config["target_modules"]  # BERT's feed-forward has modules of that name too
+    assert sum("attention.output.dense" in name for name in config["target_modules"]) == 2
