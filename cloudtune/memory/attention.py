@@ -29,6 +29,8 @@ class Heads:
     dropout: float = 0.0
     softcap: bool = False
     sinks: bool = False
+    plain_softmax: bool = False
+    """Eager softmax in the type of its input (encoders), not explicitly in fp32 (decoders)."""
     causal: bool = True
 
     @property
@@ -74,11 +76,12 @@ def sdpa(run: Run, query: Value, key: Value, value: Value, heads: Heads, kernel:
     query, key, value = lowered(run, query), lowered(run, key), lowered(run, value)
     if kernel == "math":
         return _math(run, query, key, value, heads)
+    bias = run.new(heads.mask.count, query.word, "mask as bias") if heads.mask is not None else None
     out = run.new(heads.out, query.word, "attention output")
     rows = heads.length if kernel in {"flash", "cpu"} else -(-heads.length // 32) * 32
     logsumexp = run.new(heads.batch * heads.queries * rows, 4, "attention log-sum-exp")
     if tracked(run, query, key, value):
-        saved = run.save(query, key, value, out.view(), logsumexp)
+        saved = run.save(query, key, value, out.view(), logsumexp, bias)
         back = {"flash": _flash_back, "efficient": _efficient_back, "cpu": _cpu_back}[kernel]
         run.link(out, (query.node, key.node, value.node), back, saved, heads)
     return out
@@ -145,6 +148,8 @@ def eager(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Val
         weights = add(run, weights, heads.mask, "masked scores")
     if heads.sinks:
         weights = _with_sinks(run, weights, heads)
+    elif heads.plain_softmax:
+        weights = softmax(run, weights, 4 if run.autocast and run.cuda else weights.word, "softmax")
     else:
         weights = cast(run, softmax(run, weights, 4, "softmax"), query.word, "attention weights")
     weights = dropout(run, weights, heads.dropout)

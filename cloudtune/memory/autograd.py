@@ -65,8 +65,9 @@ class Leaf(Node):
 
     __slots__ = ("count", "grad", "name", "ready", "word")
 
-    def __init__(self, name: str, count: int, word: int) -> None:
-        super().__init__(FIRST, (), _nothing, None, None)
+    def __init__(self, name: str, count: int, word: int, owner: Storage | None = None) -> None:
+        # torch's AccumulateGrad holds the tensor that it belongs to
+        super().__init__(FIRST, (), _nothing, owner, None)
         self.name = name
         self.count = count
         self.word = word

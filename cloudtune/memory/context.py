@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloudtune.memory.autograd import Run, Value
 from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.inventory import Layer
-from cloudtune.memory.lora import Casting, LinearLayer, plain_linear
-from cloudtune.memory.ops import Weight
-from cloudtune.models.shape import ModelShape, Tensor
+from cloudtune.memory.lora import Casting, LinearLayer
+from cloudtune.models.shape import ModelShape
 
 
 @dataclass(slots=True)
@@ -28,16 +27,17 @@ class Context:
     cos: Value | None = None
     sin: Value | None = None
     mask: Value | None = None
+    ends: Mapping[str, LinearLayer] = field(default_factory=dict)
+    """Linear layers outside the blocks, by the name of their weight."""
+
+    @property
+    def input_gradients(self) -> bool:
+        """Whether the word embeddings' output is made to require a gradient."""
+        return self.behaviour.checkpointing and self.behaviour.input_gradients
 
     @property
     def tokens(self) -> int:
         return self.batch * self.length
-
-    def linear(self, weights: Mapping[str, Weight], tensor: Tensor, value: Value) -> Value:
-        """A linear layer outside the blocks."""
-        out, into = tensor.shape
-        layer = LinearLayer(tensor.module, out, into, weights[tensor.name], weights.get(f"{tensor.module}.bias"))
-        return plain_linear(self.run, layer, value, self.casting)
 
     def mlp_prefix(self, layer: Layer) -> str:
         """Where the dense MLP of a decoder layer lives."""

@@ -6,7 +6,7 @@ that is how long the tensors live.
 
 from __future__ import annotations
 
-from cloudtune.memory.attention import Heads, choose, repeat_heads, rotate, rotate_part, sdpa
+from cloudtune.memory.attention import Heads, Kernel, choose, repeat_heads, rotate, rotate_part, sdpa
 from cloudtune.memory.autograd import Value
 from cloudtune.memory.context import Context
 from cloudtune.memory.feed import feed
@@ -161,18 +161,20 @@ def heads_of(ctx: Context, shape: AttentionShape) -> Heads:
 
 def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> Value:
     """Attention through the interface that transformers picks by name."""
-    behaviour = ctx.behaviour
+    behaviour, run = ctx.behaviour, ctx.run
     if behaviour.attention == "eager" or heads.softcap or heads.sinks:
-        return sdpa(ctx.run, query, key, values, heads, "eager")
-    if ctx.capability == (0, 0):
-        return sdpa(ctx.run, query, key, values, heads, "cpu")
+        return sdpa(run, query, key, values, heads, "eager")
     if behaviour.attention == "flash_attention_2":
-        return sdpa(ctx.run, query, key, values, heads, "flash")
+        return sdpa(run, query, key, values, heads, "flash")
     grouped = heads.keys != heads.queries
-    if grouped and (behaviour.expand_kv or behaviour.padding_mask or heads.width > 256):
-        key, values = repeat_heads(ctx.run, key, heads), repeat_heads(ctx.run, values, heads)
+    if grouped and (behaviour.expand_kv or heads.mask is not None or heads.width > 256):
+        key, values = repeat_heads(run, key, heads), repeat_heads(run, values, heads)
         grouped = False
-    kernel = behaviour.sdpa_kernel
-    if kernel == "auto":
-        kernel = choose(ctx.capability, ctx.run.autocast or query.word, heads, grouped=grouped, masked=behaviour.padding_mask)  # type: ignore[assignment]
-    return sdpa(ctx.run, query, key, values, heads, kernel)  # type: ignore[arg-type]
+    kernel: Kernel
+    if not run.cuda:
+        kernel = "cpu"
+    elif behaviour.sdpa_kernel != "auto":
+        kernel = behaviour.sdpa_kernel
+    else:
+        kernel = choose(ctx.capability, run.autocast or query.word, heads, grouped=grouped, masked=heads.mask is not None)
+    return sdpa(run, query, key, values, heads, kernel)

@@ -6,9 +6,10 @@ Local names live as long as those of transformers 5.23 models/bert, roberta, dis
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from cloudtune.memory.attention import Heads, rotate
-from cloudtune.memory.autograd import Value
+from cloudtune.memory.autograd import Leaf, Value
 from cloudtune.memory.context import Context
 from cloudtune.memory.decoder import heads_of, mix
 from cloudtune.memory.feed import fused_gated
@@ -31,6 +32,8 @@ def encoder_stem(ctx: Context, weights: Weights) -> Value:
     tables = [tensor for tensor in ctx.shape.stem if tensor.kind in {"embedding", "position"}]
     words = next(tensor for tensor in tables if tensor.kind == "embedding")
     value = embedding(run, ctx.tokens, width, weights[words.name])
+    if ctx.input_gradients and value.node is None:
+        value.node = Leaf("word embeddings", value.count, value.word, value.store)
     for tensor in tables:
         if tensor is not words:
             count = ctx.length if tensor.kind == "position" else ctx.tokens
@@ -68,7 +71,7 @@ def _attention(ctx: Context, layer: Layer, value: Value) -> Value:
     key = view(run, apply(run, layer.one("attention.self.key", "attention.k_lin"), value, casting))
     values = view(run, apply(run, layer.one("attention.self.value", "attention.v_lin"), value, casting))
     assert layer.block.attention is not None  # noqa: S101
-    return mix(ctx, query, key, values, heads_of(ctx, layer.block.attention))
+    return mix(ctx, query, key, values, replace(heads_of(ctx, layer.block.attention), plain_softmax=True))
 
 
 def _norm(ctx: Context, layer: Layer, value: Value, *names: str) -> Value:
@@ -109,5 +112,5 @@ def head_states(ctx: Context, weights: Weights, value: Value) -> Value:
         if tensor.kind == "norm" and tensor.name.endswith(".weight"):
             value = norm(ctx, (weights[tensor.name], weights.get(f"{tensor.module}.bias")), value, ctx.shape.hidden_size)
         elif tensor.kind == "linear":
-            value = activation(run, ctx.linear(weights, tensor, value), ctx.shape.blocks[0].mlp.activation)
+            value = activation(run, apply(run, ctx.ends[tensor.name], value, ctx.casting), ctx.shape.blocks[0].mlp.activation)
     return value

@@ -164,7 +164,7 @@ def build_layer(
     for tensor in block.tensors:
         module = tensor.module
         if tensor.kind == "linear":
-            layer.linear[module] = _linear(layer, tensor, weights, method, behaviour, trained)
+            layer.linear[module] = linear_layer(f"{name}.", tensor, weights, method, behaviour, trained)
         elif tensor.kind == "norm" and tensor.name.endswith(".weight"):
             layer.norms[module] = (weights[tensor.name], weights.get(f"{module}.bias"))
         elif tensor.kind in {"experts", "router", "conv", "other"}:
@@ -206,9 +206,10 @@ def weight_word(tensor: Tensor, method: Method, behaviour: Behaviour, *, quantis
     return behaviour.compute_word
 
 
-def _linear(
-    layer: Layer, tensor: Tensor, weights: dict[str, Weight], method: Method, behaviour: Behaviour, trained: Trained
+def linear_layer(
+    prefix: str, tensor: Tensor, weights: dict[str, Weight], method: Method, behaviour: Behaviour, trained: Trained
 ) -> LinearLayer:
+    """An nn.Linear with its storage and, when it is a target, its adapter. ``prefix`` names the layer that it is in."""
     module = tensor.module
     out, into = tensor.shape
     quantised = isinstance(method, QloraMethod)
@@ -216,7 +217,7 @@ def _linear(
     nested = isinstance(method, QloraMethod) and method.double_quant and method.quantization != "int8"
     adapter = None
     if not isinstance(method, FullMethod) and is_target(module, method.target_modules):
-        adapter = _adapter(f"{layer.name}.{module}", out, into, method, behaviour, trained)
+        adapter = _adapter(f"{prefix}{module}", out, into, method, behaviour, trained)
     bias = weights.get(f"{module}.bias")
     return LinearLayer(module, out, into, weights[tensor.name], bias, storage, nested, adapter)  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from cloudtune.memory.context import Context
 from cloudtune.memory.decoder import decoder_layer
 from cloudtune.memory.encoder import encoder_layer, encoder_stem, head_states
 from cloudtune.memory.folding import LEAST, Fold, Span, unfold
-from cloudtune.memory.inventory import Layer, Method, Trained, build_layer, weight_word
+from cloudtune.memory.inventory import Layer, Method, Trained, build_layer, linear_layer, output_name, weight_word
 from cloudtune.memory.lora import Casting, LinearLayer
 from cloudtune.memory.loss import KIND, chunked_loss, classifier_loss, full_loss
 from cloudtune.memory.ops import Grads, Weight, embedding
@@ -81,6 +81,7 @@ class Program:
         self.returns: dict[int, tuple[int, int]] = {}
         self.folds: list[Fold] = []
         self.ends: dict[str, Weight] = {}
+        self.end_layers: dict[str, LinearLayer] = {}
         self.held: Value | None = None
         self.masks: list[Value] = []
 
@@ -118,12 +119,21 @@ class Program:
                 continue
             leaf = self.trained.leaf(tensor.name, tensor.numel, word) if full else None
             self.ends[tensor.name] = Weight(tensor.name, tensor.numel, word, leaf=leaf)
+        self._build_ends()
         for index, block, copies in self._rows():
             layer = build_layer(block, index, copies, shape, job.method, job.behaviour, self.trained)
             self.layers.append(layer)
         for index, layer in enumerate(self.layers):
             near = self.layers[max(0, index - 2) : index + 2]
             layer.near_fold = any(other.copies > 1 for other in near)
+
+    def _build_ends(self) -> None:
+        """Linear layers of the head besides the output embedding; they may carry adapters."""
+        job = self.job
+        self.trained.open(1)
+        for tensor in job.shape.head:
+            if tensor.kind == "linear" and tensor.name != output_name(job.shape):
+                self.end_layers[tensor.name] = linear_layer("", tensor, self.ends, job.method, job.behaviour, self.trained)
 
     def _rows(self) -> list[tuple[int, Block, int]]:
         """(index, block, layers it stands for) of the layers that run, in order; rows of identical layers are folded."""
@@ -193,7 +203,7 @@ class Program:
     def _forward(self) -> tuple[Value, Value | None]:
         job, run, behaviour = self.job, self.run, self.job.behaviour
         shape = job.shape
-        ctx = Context(run, shape, behaviour, self._casting(), job.batch, job.length, job.capability)
+        ctx = Context(run, shape, behaviour, self._casting(), job.batch, job.length, job.capability, ends=self.end_layers)
         value = self._stem(ctx)
         embeddings = value
         self._positions(ctx, value.word)
@@ -212,14 +222,12 @@ class Program:
         return Casting(self.run.autocast, self.job.behaviour.compute_word)
 
     def _stem(self, ctx: Context) -> Value:
-        behaviour = self.job.behaviour
         if any(tensor.kind in {"position", "norm"} for tensor in self.job.shape.stem):
-            value = encoder_stem(ctx, self.ends)
-        else:
-            table = next(tensor for tensor in self.job.shape.stem if tensor.kind == "embedding")
-            value = embedding(self.run, ctx.tokens, table.shape[1], self.ends[table.name])
-        if behaviour.checkpointing and behaviour.input_gradients and value.node is None:
-            value.node = Leaf("embeddings", value.count, value.word)
+            return encoder_stem(ctx, self.ends)
+        table = next(tensor for tensor in self.job.shape.stem if tensor.kind == "embedding")
+        value = embedding(self.run, ctx.tokens, table.shape[1], self.ends[table.name])
+        if ctx.input_gradients and value.node is None:
+            value.node = Leaf("embeddings", value.count, value.word, value.store)
         return value
 
     def _positions(self, ctx: Context, word: int) -> None:
