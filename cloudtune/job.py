@@ -11,10 +11,7 @@ neither ends the job. The current state is a fold over the ledger's events, see 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -32,6 +29,8 @@ _REF = re.compile(r"(?P<provider>[a-z]+)://(?P<place>[^/\s]+)/(?P<name>[^/\s]+)"
 
 def new_launch_id(recipe_name: str) -> LaunchId:
     """``<recipe name>-<10 random letters>``: at most 51 characters, legal as a job name on every provider."""
+    import secrets  # here and not above: ps, which people type all day, needs none of it
+
     return LaunchId(f"{recipe_name}-{''.join(secrets.choice(_ALPHABET) for _ in range(10))}")
 
 
@@ -248,6 +247,9 @@ def changed(body: Mapping[str, Any]) -> str:
 
     Two pollers that see the same job at the same step have the same digest, so the ledger keeps one event.
     """
+    import hashlib
+    import json
+
     progress = body.get("progress") or {}
     telling = {key: progress.get(key) for key in ("phase", "step", "epoch", "eval_loss")}
     facts = {key: value for key, value in body.items() if key not in ("progress", "at", "billable_seconds")}

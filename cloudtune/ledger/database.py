@@ -6,10 +6,8 @@ It never overwrites, truncates or repairs a file it does not understand. It know
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -79,12 +77,14 @@ class Database:
                 busy = _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if not busy or self._clock.monotonic() >= deadline:
                     raise explain(error, self.path) from error
+                import random
+
                 self._clock.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - spreads waiting processes, no secret
 
 
 def migrations() -> list[tuple[int, str]]:
     """The numbered schema files, oldest first: (number, SQL)."""
-    folder = files("cloudtune.ledger") / "schema"
+    folder = Path(__file__).with_name("schema")
     found = [(int(entry.name.removesuffix(".sql")), entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".sql")]
     return sorted(found)
 
