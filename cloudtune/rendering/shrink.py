@@ -97,6 +97,8 @@ def _experts(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("num_experts_per_tok", "num_experts_per_token", "top_k_experts"):
         if found and config.get(key):
             found[key] = min(int(config[key]), 2)
+    if config.get("n_routed_experts"):
+        found.update(n_group=1, topk_group=1)  # four experts make no eight groups, which is DeepSeek's default
     if config.get("first_k_dense_replace") is not None:
         found["first_k_dense_replace"] = min(int(config["first_k_dense_replace"]), 1)
     return found

@@ -109,7 +109,7 @@ def _named(problem: str, unreadable: bool) -> Finding:
     if "UTF-8" in problem:
         return Finding("wrong-encoding", what, hint or "save the file as UTF-8")
     if unreadable:
-        return Finding("unreadable-row", what, hint)
+        return Finding("unreadable-row", what, hint or "repair the line, or remove it")
     kind = "wrong-column" if "has no field" in what else "mixed-roles" if "role" in what else "bad-row"
     return Finding(kind, what, hint)
 
