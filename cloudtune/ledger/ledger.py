@@ -98,11 +98,16 @@ class Ledger:
 
     def views(self, *, is_open: bool | None = None, prefix: str = "", recipe: str = "", limit: int = -1) -> list[JobView]:
         """Views in the order of launching, newest last; ``limit`` keeps the newest, ``prefix`` is of the job's id."""
-        sql = """
-            SELECT view FROM heads
-            WHERE (?1 IS NULL OR is_open = ?1) AND (?2 = '' OR substr(launch_id, 1, length(?2)) = ?2) AND (?3 = '' OR recipe = ?3)
-            ORDER BY born DESC LIMIT ?4"""
-        rows = self._rows(sql, None if is_open is None else int(is_open), prefix, recipe, limit)
+        wanted: dict[str, object] = {}  # only what is asked for, so that an index can be used
+        if is_open is not None:
+            wanted["is_open = ?"] = int(is_open)
+        if prefix:
+            wanted["launch_id BETWEEN ? AND ? || '\U0010ffff'"] = prefix
+        if recipe:
+            wanted["recipe = ?"] = recipe
+        where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
+        values = [value for clause, value in wanted.items() for _ in range(clause.count("?"))]
+        rows = self._rows(f"SELECT view FROM heads {where} ORDER BY born DESC LIMIT ?", *values, limit)  # noqa: S608 - fixed words
         return [load_view(row[0]) for row in reversed(rows)]
 
     def events(self, launch_id: LaunchId | None = None, *, after: int = 0) -> list[Event]:
