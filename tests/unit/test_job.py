@@ -121,6 +121,8 @@ def test_a_reading_is_new_when_something_happened_and_not_when_time_passed():
     assert digest(progress=Progress("train", step=1, tokens_per_second=9.0), at=T0, billable_seconds=7.0) == base
     assert digest(progress=Progress("train", step=2)) != base
     assert digest(progress=Progress("eval", step=1)) != base
+    long = {digest(progress=Progress("train", step=step, total_steps=100_000)) for step in range(0, 100_000, 7)}
+    assert 190 <= len(long) <= 210, "a long run is a few hundred events"
     assert digest(message="x", progress=Progress("train", step=1)) != base
 
 
