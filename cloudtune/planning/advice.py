@@ -13,6 +13,7 @@ from cloudtune.units import duration as spell
 from cloudtune.units import gib, usd
 
 MOST = 3
+MOST_TOGETHER = 6
 WORTH_HALVING_USD = 1.0
 SHORTEST_LENGTH = 512
 Weigh = Callable[[Recipe], Weighing]
@@ -35,7 +36,24 @@ def advise(recipe: Recipe, weigh: Weigh) -> tuple[Advice, ...]:
             found.append(_advice(change, weighing, weighing.options[0], "it fits"))
         if len(found) == MOST:
             break
-    return tuple(found)
+    return tuple(found) or _together(recipe, weigh)
+
+
+def _together(recipe: Recipe, weigh: Weigh) -> tuple[Advice, ...]:
+    """Where no change alone is enough: one after the other until some machine will do."""
+    words: dict[str, str] = {}
+    current = recipe
+    for _ in range(MOST_TOGETHER):
+        change = next((item for item in _to_fit(current) if item.words not in words.values()), None)
+        if change is None:
+            return ()
+        current = change.recipe
+        words[change.words.partition("=")[0]] = change.words
+        weighing = weigh(current)
+        if weighing.options:
+            together = _Change(" and ".join(words.values()), current)
+            return (_advice(together, weighing, weighing.options[0], "it fits"),)
+    return ()
 
 
 def halving(recipe: Recipe, price: float, weigh: Weigh) -> tuple[Advice, ...]:

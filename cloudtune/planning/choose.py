@@ -18,15 +18,15 @@ from cloudtune.offers.offer import Offer
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.limits import beyond_limits, unfit_by_nature
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
-from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of
+from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of, family_of
 from cloudtune.planning.resolve import before_layout
-from cloudtune.planning.ways import Timing, Way, family_of
+from cloudtune.planning.ways import Timing, Way
 from cloudtune.planning.work import Amount
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import gib
 
-REPLAYS = 15  # for the runners-up: each takes some ten milliseconds
+REPLAYS = 8  # for the runners-up, each some ten milliseconds; with the choice about 15 per plan
 MORE_NODES = (2, 4, 8)
 WHOLE_MACHINE_GPUS = 8  # only whole machines are joined: smaller ones have neither the network nor a price advantage
 
@@ -94,6 +94,11 @@ class _Contest:
     def smallest(self, layout: Layout) -> Layout:
         """``layout`` with the smallest micro batch that was queued."""
         return self._smallest[family_of(layout)]
+
+
+def _fullness(layout: Layout) -> tuple[bool, bool, bool, int]:
+    """Orders layouts from lean to full where nothing else is known of them."""
+    return not layout.cpu_offload, layout.sharding != "fsdp", not layout.gradient_checkpointing, layout.micro_batch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +194,17 @@ class _Walk:
         """Of the ways left undecided the one that needs least, if it fits: one replay decides the offer."""
         if not contest.unsure:
             return None
-        leanest = min(contest.unsure, key=lambda way: self.reckoner.bounds(contest.device, way.layout)[1])
+        leanest = min(contest.unsure, key=lambda way: (self.reckoner.bounds(contest.device, way.layout)[1], _fullness(way.layout)))
         return leanest if self._verdict(contest, leanest, may_replay=True) == "fits" else None
 
     def _verdict(self, contest: _Contest, way: Way, *, may_replay: bool) -> Verdict:
-        return self.reckoner.verdict(contest.device, way.layout, smallest=contest.smallest(way.layout), may_replay=may_replay)
+        return self.reckoner.verdict(
+            contest.device,
+            way.layout,
+            smallest=contest.smallest(way.layout),
+            may_replay=may_replay,
+            confirm=self.spent_before_choice is None,
+        )
 
     def _too_big(self, contest: _Contest) -> Rejected:
         """Memory is the reason: say how much the leanest way needs, exactly where it was replayed."""

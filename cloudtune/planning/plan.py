@@ -127,3 +127,5 @@ class Plan(Frozen):
     """Machines of the same place that can run the same layout, in the order to try when the chosen one is sold out."""
     advice: tuple[Advice, ...] = Field(default=(), strict=False)
     """Changes that would halve the price."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Fingerprints of the local files that the recipe names, by their path in the recipe: size and digest of both ends."""

@@ -1,7 +1,9 @@
-"""Memory verdicts with as few replays as possible: bounds first, one replay per (GPU, layout), remembered. Pure.
+"""Memory verdicts with as few replays as possible: the closed form first, replays where it cannot tell. Pure.
 
-A layout whose lower bound is above the card is out, one whose upper bound is below it is in; only what lies between
-is replayed. The verdict of a replay is the upper end of its error bar against the card's real size.
+A replay is a full reckoning, remembered by (GPU, layout). The closed form costs nothing and is off by up to half; one
+replay calibrates it for its whole family (the same layout with other micro batches, and on other cards), where it is
+then off by a tenth. A layout whose range lies above the card is out, one whose range lies below it is in, and only what
+straddles the card's size is replayed. The choice itself is always confirmed by a replay.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cloudtune.memory.closed import closed_form
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
 from cloudtune.memory.reckon import estimate_memory
@@ -20,6 +23,18 @@ from cloudtune.recipe.spec import Recipe
 
 Verdict = Literal["fits", "no", "unsure"]
 Bounds = tuple[int, int]
+UNCALIBRATED = (1.7, 1.6)  # the closed form ÷ and x these hold every replay of the grid in tests/unit/test_plan_bounds.py
+CALIBRATED = 1.15
+
+
+def rough_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> int:
+    """The closed form with the context, in bytes."""
+    return closed_form(recipe, shape, layout, device).total + device.context_bytes
+
+
+def family_of(layout: Layout) -> Layout:
+    """What is left when micro batch and accumulation are taken out: memory grows with the micro batch inside a family."""
+    return layout.model_copy(update={"micro_batch_size": 1, "gradient_accumulation_steps": 1})
 
 
 def device_of(offer: Offer) -> Device:
@@ -32,6 +47,14 @@ def device_of(offer: Offer) -> Device:
 def fits(estimate: Estimate, device: Device) -> bool:
     """Whether a replay says that the layout runs on the device, margins included."""
     return estimate.high_bytes <= device.total_bytes
+
+
+Kin = tuple[bool, bool, bool]
+
+
+def _kin_of(layout: Layout) -> Kin:
+    """Layouts that one replay calibrates: sharded or whole, checkpointing or not, offloaded or not, on any number of GPUs."""
+    return layout.sharding == "fsdp", layout.gradient_checkpointing, layout.cpu_offload
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +73,11 @@ class Reckoner:
     recipe: Recipe
     shape: ModelShape
     replay: Callable[[Recipe, ModelShape, Layout, Device], Estimate] = estimate_memory
-    bound: Callable[[Recipe, ModelShape, Layout, Device], Bounds] | None = None
+    rough: Callable[[Recipe, ModelShape, Layout, Device], int] | None = rough_bytes
     replays: int = 0
     _known: dict[tuple[Device, Layout], Estimate] = field(default_factory=dict)
-    _bounds: dict[tuple[Device, Layout], Bounds] = field(default_factory=dict)
+    _rough: dict[tuple[Device, Layout], int] = field(default_factory=dict)
+    _anchors: dict[Kin, list[tuple[Device, Layout]]] = field(default_factory=dict)
 
     def estimate(self, device: Device, layout: Layout) -> Estimate:
         """The full reckoning."""
@@ -61,6 +85,7 @@ class Reckoner:
         if key not in self._known:
             self.replays += 1
             self._known[key] = self.replay(self.recipe, self.shape, layout, device)
+            self._anchors.setdefault(_kin_of(layout), []).append(key)
         return self._known[key]
 
     def bounds(self, device: Device, layout: Layout) -> Bounds:
@@ -69,27 +94,47 @@ class Reckoner:
         if key in self._known:
             high = self._known[key].high_bytes
             return high, high
-        if self.bound is None:
+        if self.rough is None:
             return 0, 1 << 62
-        if key not in self._bounds:
-            self._bounds[key] = self.bound(self.recipe, self.shape, layout, device)
-        return self._bounds[key]
+        guess = self._rough_of(key)
+        anchors = self._anchors.get(_kin_of(layout))
+        if not anchors:
+            return int(guess / UNCALIBRATED[0]), int(guess * UNCALIBRATED[1])
+        anchor = min(anchors, key=lambda item: (abs(item[1].micro_batch_size - layout.micro_batch_size), item[0] != device))
+        guess = round(guess * self._known[anchor].high_bytes / self._rough_of(anchor))
+        return int(guess / CALIBRATED), int(guess * CALIBRATED)
 
-    def verdict(self, device: Device, layout: Layout, *, smallest: Layout, may_replay: bool) -> Verdict:
+    def _rough_of(self, key: tuple[Device, Layout]) -> int:
+        if key not in self._rough and self.rough is not None:
+            device, layout = key
+            self._rough[key] = max(1, self.rough(self.recipe, self.shape, layout, device))
+        return self._rough[key]
+
+    def verdict(self, device: Device, layout: Layout, *, smallest: Layout, may_replay: bool, confirm: bool) -> Verdict:
         """What is known, or becomes known with a replay where that is allowed.
 
         ``smallest`` is the same layout with the smallest micro batch: when that does not fit, one replay settles them all.
+        ``confirm``: only a replay may say that it fits.
         """
         low, high = self.bounds(device, layout)
         if low > device.total_bytes:
             return "no"
-        if high <= device.total_bytes:
+        if high <= device.total_bytes and not confirm:
             return "fits"
         if not may_replay and (device, layout) not in self._known:
             return "unsure"
-        if smallest != layout and not fits(self.estimate(device, smallest), device):
-            return "no"
+        if high > device.total_bytes and (settled := self._settled_by(device, smallest, layout)) is not None:
+            return settled
         return "fits" if fits(self.estimate(device, layout), device) else "no"
+
+    def _settled_by(self, device: Device, smallest: Layout, layout: Layout) -> Verdict | None:
+        """What a replay of the smallest micro batch says about the others, where its own outcome is open."""
+        if smallest == layout or self.bounds(device, smallest)[1] <= device.total_bytes:
+            return None
+        if not fits(self.estimate(device, smallest), device):
+            return "no"
+        low, _ = self.bounds(device, layout)
+        return "no" if low > device.total_bytes else None
 
     def leanest(self) -> Attempt | None:
         """Of all full reckonings the one that needed least; None when there was none."""

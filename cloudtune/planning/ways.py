@@ -18,6 +18,7 @@ from cloudtune.planning.duration import Machine, ModelNumbers, Seconds, Task
 from cloudtune.planning.host import host_bytes
 from cloudtune.planning.layout import layouts
 from cloudtune.planning.plan import DataStats
+from cloudtune.planning.reckoner import family_of
 from cloudtune.planning.resolve import checkpoint_steps, disk_gib
 from cloudtune.planning.risk import checkpoint_seconds, risk_usd
 from cloudtune.planning.speeds import gpu_speed, wires
@@ -165,11 +166,6 @@ class Timing:
     def wanted_interval(self, purchase: str) -> float:
         """The interval that auto aims at, in seconds."""
         return checkpoint_seconds(purchase, checkpoint_bytes(self.recipe, self.shape))
-
-
-def family_of(layout: Layout) -> Layout:
-    """What is left when micro batch and accumulation are taken out: memory grows with the micro batch inside a family."""
-    return layout.model_copy(update={"micro_batch_size": 1, "gradient_accumulation_steps": 1})
 
 
 def without_checkpoints(timing: Timing, way: Way) -> bool:

@@ -8,6 +8,7 @@ package is installed, on up to ``TOKENISED_CHARACTERS`` of text spread over the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ ROW_TOKENS = 2  # beginning and end of text
 ASSUMED_ROWS = 10_000
 ASSUMED_TOKENS_PER_ROW = 400
 QUANTILES = 20
+END_BYTES = 2**20
 
 Count = Callable[[Sequence[str]], list[int]]
 
@@ -174,3 +176,17 @@ def find_tokenizer(base: str, base_dir: Path, environ: Mapping[str, str] | None 
     snapshots = cache / f"models--{base.replace('/', '--')}" / "snapshots"
     found = sorted(snapshots.glob("*/tokenizer.json")) if snapshots.is_dir() else []
     return found[-1] if found else None
+
+
+def fingerprint(path: Path) -> str | None:
+    """Size and a digest of the file's first and last MiB: enough to notice a change without reading gigabytes."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            digest = hashlib.sha256(file.read(END_BYTES))
+            file.seek(max(0, size - END_BYTES))
+            digest.update(file.read(END_BYTES))
+    except OSError:
+        return None
+    return f"{size}:{digest.hexdigest()[:32]}"

@@ -76,10 +76,9 @@ def simple_memory(_recipe: Recipe, _shape: ModelShape, layout: Layout, device: D
     )
 
 
-def loose_bounds(given: Recipe, shape: ModelShape, layout: Layout, device: Device) -> tuple[int, int]:
-    """Bounds that hold the simple memory, a fifth wide on both sides."""
-    size = simple_memory(given, shape, layout, device).high_bytes
-    return size * 4 // 5, size * 6 // 5
+def rough_memory(given: Recipe, shape: ModelShape, layout: Layout, device: Device) -> int:
+    """A closed form that is a third too small."""
+    return simple_memory(given, shape, layout, device).high_bytes * 2 // 3
 
 
 def question(given: Recipe, *offers: Offer, provider: str | None = None, **more: Any) -> Question:

@@ -11,7 +11,7 @@ from cloudtune.planning.choose import Manner, order, weigh
 from cloudtune.planning.reckoner import Reckoner, device_of
 from cloudtune.planning.resolve import before_layout
 from cloudtune.units import GIB
-from tests.unit.planning_builders import SHAPE, STATS, loose_bounds, offer, recipe, simple_memory, this_machine
+from tests.unit.planning_builders import SHAPE, STATS, offer, recipe, rough_memory, simple_memory, this_machine
 
 GPUS = ("L4", "A10G", "L40S", "A100-80GB", "H100-80GB")
 
@@ -31,9 +31,9 @@ def machines(draw):
     )
 
 
-def weighed(wanted, offers, *, bound=loose_bounds, **manner):
+def weighed(wanted, offers, *, rough=rough_memory, **manner):
     ready = before_layout(wanted, SHAPE)
-    return weigh(wanted, SHAPE, STATS, offers, Manner(**manner), reckoner=Reckoner(ready, SHAPE, simple_memory, bound))
+    return weigh(wanted, SHAPE, STATS, offers, Manner(**manner), reckoner=Reckoner(ready, SHAPE, simple_memory, rough))
 
 
 def feasible_ways(weighing, one):
@@ -52,9 +52,9 @@ def feasible_ways(weighing, one):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(machines(), min_size=1, max_size=6), st.sampled_from(["cheapest", "fastest"]), st.sampled_from([loose_bounds, None]))
-def test_the_choice_minimises_over_everything_that_fits(offers, objective, bound):
-    weighing = weighed(recipe(budget={"objective": objective}, training={"batch_size": 16}), offers, bound=bound)
+@given(st.lists(machines(), min_size=1, max_size=6), st.sampled_from(["cheapest", "fastest"]), st.sampled_from([rough_memory, None]))
+def test_the_choice_minimises_over_everything_that_fits(offers, objective, rough):
+    weighing = weighed(recipe(budget={"objective": objective}, training={"batch_size": 16}), offers, rough=rough)
     best = [min(weighing.timing.rank(way) for way in ways) for one in offers if (ways := feasible_ways(weighing, one))]
     assert len(weighing.options) == len(best)
     assert len(weighing.options) + len(weighing.rejected) == len(offers)
@@ -107,7 +107,7 @@ def test_every_option_keeps_the_global_batch_and_its_price_is_hours_times_rate(o
 
 def test_bounds_decide_without_replays_and_the_rest_are_few():
     offers = [offer(instance=f"ml.{number}", gpu=gpu, memory_gib=gib) for number in range(20) for gpu, gib in (("L4", 22), ("A100", 79))]
-    exact = weighed(recipe(training={"batch_size": 64}), offers, bound=loose_bounds)
+    exact = weighed(recipe(training={"batch_size": 64}), offers, rough=rough_memory)
     assert exact.reckoner.replays <= 15
 
 
@@ -119,11 +119,11 @@ def test_first_only_finds_the_same_choice():
 
 def test_what_does_not_fit_says_what_it_needs_and_what_there_is():
     wanted = recipe(training={"gradient_checkpointing": False, "micro_batch_size": 4})
-    (exact,) = weighed(wanted, [offer(memory_gib=22)], bound=None).rejected
+    (exact,) = weighed(wanted, [offer(memory_gib=22)], rough=None).rejected
     assert exact.reason == "needs 32.0 GiB, has 22.0 GiB usable"
     assert (exact.needs_bytes, exact.has_bytes) == (32 * GIB, 22 * GIB)
-    (pruned,) = weighed(wanted, [offer(memory_gib=22)]).rejected
-    assert pruned.reason == "needs at least 25.6 GiB, has 22.0 GiB usable"
+    (pruned,) = weighed(wanted, [offer(memory_gib=4)]).rejected
+    assert pruned.reason == "needs at least 12.5 GiB, has 4.00 GiB usable"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""The plan as a value: byte-equal, saved and read back, with fallbacks, advice, warnings, limits and what changed since."""
+
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from cloudtune.offers.lookup import load_offers
+from cloudtune.planning.decide import NoOfferFits, decide, relevant
+from cloudtune.planning.drift import changes
+from cloudtune.planning.plan import Plan
+from tests.unit.planning_builders import SHAPE, offer, question, recipe, this_machine
+
+CLOUDS = (*load_offers("aws"), *load_offers("gcp"))
+
+
+def test_the_same_question_gives_byte_equal_json():
+    first, second = (decide(question(recipe(), *CLOUDS)).model_dump_json() for _ in range(2))
+    assert first == second
+
+
+def test_a_saved_plan_is_read_back_equal():
+    plan = decide(question(recipe(), *CLOUDS))
+    assert Plan.model_validate_json(plan.model_dump_json(indent=2)) == plan
+
+
+def test_price_is_hours_times_rate_times_nodes_and_the_choice_leads_the_candidates():
+    plan = decide(question(recipe(), *CLOUDS))
+    assert abs(plan.usd - plan.hours * plan.chosen.usd_per_hour * plan.layout.nodes) < 0.005
+    assert plan.usd_low <= plan.usd <= plan.usd_high
+    assert plan.hours_low <= plan.hours <= plan.hours_high
+    assert plan.candidates[0].instance == plan.chosen.instance
+    assert plan.candidates[0].risk_usd == min(candidate.risk_usd for candidate in plan.candidates)
+    assert plan.layout.batch_size == plan.recipe.training.batch_size
+    assert plan.resolved.training.micro_batch_size == plan.layout.micro_batch_size
+
+
+def test_no_auto_is_left_and_each_is_said():
+    plan = decide(question(recipe(), *CLOUDS))
+    dumped = plan.resolved.model_dump_json(exclude={"compute": {"provider"}})
+    assert '"auto"' not in dumped
+    assert any(word.startswith("micro_batch_size: ") for word in plan.decisions)
+
+
+def test_a_budget_of_a_dollar_ends_with_advice_that_is_true():
+    wanted = recipe(method={"type": "full"}, budget={"max_usd": 1.0}, training={"batch_size": 16})
+    with pytest.raises(NoOfferFits) as caught:
+        decide(question(wanted, *CLOUDS))
+    error = caught.value
+    assert error.exit_code == 3
+    assert "the budget is $1.00" in error.what
+    assert 1 <= len(error.advice) <= 3
+    assert error.advice[0].effect in error.hint
+    for item in error.advice:
+        assert item.usd is not None
+        if item.change.startswith("method.type="):
+            changed = recipe(method={"type": item.change.partition("=")[2]}, budget={"max_usd": 1.0})
+            assert decide(question(changed, *CLOUDS)).usd == item.usd
+
+
+def test_the_smallest_change_that_makes_it_fit_is_found():
+    wanted = recipe(training={"gradient_checkpointing": False, "micro_batch_size": 2})
+    small = offer(gpu="L4", memory_gib=22)
+    with pytest.raises(NoOfferFits) as caught:
+        decide(question(wanted, small))
+    first = caught.value.advice[0]
+    assert first.change == "training.gradient_checkpointing=true"
+    assert first.peak_bytes <= small.gpu.memory_bytes
+    helped = recipe(training={"gradient_checkpointing": True, "micro_batch_size": 2})
+    assert decide(question(helped, small)).usd == first.usd
+
+
+def test_where_no_change_alone_is_enough_several_are_advised_together():
+    wanted = recipe(training={"gradient_checkpointing": False, "micro_batch_size": 16}, data={"max_length": 8192})
+    with pytest.raises(NoOfferFits) as caught:
+        decide(question(wanted, offer(gpu="L4", memory_gib=22)))
+    (only,) = caught.value.advice
+    assert "training.gradient_checkpointing=true and training.micro_batch_size=auto" in only.change
+    assert only.peak_bytes <= 22 * 2**30
+
+
+def test_a_plan_says_what_would_halve_its_price():
+    plan = decide(question(recipe(method={"type": "full"}, training={"batch_size": 16}), *CLOUDS))
+    assert plan.usd > 1
+    assert plan.advice
+    assert all(item.usd <= plan.usd / 2 for item in plan.advice)
+
+
+def test_fallbacks_run_the_very_layout_of_the_choice_at_the_same_place():
+    plan = decide(question(recipe(), *CLOUDS))
+    assert 1 <= len(plan.fallbacks) <= 4
+    for item in plan.fallbacks:
+        assert (item.provider, item.region, item.purchase) == (plan.chosen.provider, plan.chosen.region, plan.chosen.purchase)
+        assert item.layout == plan.layout
+        assert item.instance != plan.chosen.instance
+
+
+def test_budget_and_hours_become_a_limit_on_the_server_by_the_dearest_price():
+    spot = offer(purchase="spot", usd_per_hour=0.5, usd_per_hour_low=0.3, usd_per_hour_high=1.0)
+    plan = decide(question(recipe(budget={"max_usd": 10.0}, method={"type": "qlora"}), spot))
+    assert plan.chosen.usd_per_hour_high == 1.0
+    assert plan.max_seconds == 36_000
+    assert plan.usd_high == pytest.approx(plan.hours_high, abs=0.01)
+
+
+def test_the_age_of_a_price_is_said_past_90_days():
+    fresh = decide(question(recipe(method={"type": "qlora"}), offer(), today=date(2026, 12, 1)))
+    stale = decide(question(recipe(method={"type": "qlora"}), offer(), today=date(2027, 1, 1)))
+    assert not any("days old" in word for word in fresh.warnings)
+    assert "the price of ml.one is 96 days old; refresh it with: cloudtune catalog refresh" in stale.warnings
+
+
+def test_boot_disks_are_in_the_price_by_the_hour():
+    plan = decide(question(recipe(method={"type": "qlora"}), offer(disk_usd_per_gib_hour=0.001)))
+    assert plan.chosen.usd_per_hour == pytest.approx(1.0 + 0.001 * plan.resolved.compute.disk_gib)
+
+
+def test_regions_and_providers_are_filtered_and_this_machine_is_everywhere():
+    offers = (offer(), offer(region="eu-west-1"), offer(provider="gcp", region="us-central1"), this_machine())
+    assert relevant(offers, None, ["us-east-1"]) == (offers[0], offers[3])
+    assert relevant(offers, "gcp", ["us-central1"]) == (offers[2],)
+    assert relevant(offers, "local", ["mars"]) == (offers[3],)
+
+
+def test_an_unknown_region_is_said():
+    with pytest.raises(NoOfferFits, match="no machine of aws is known in regions us-east-1"):
+        decide(question(recipe(), provider="aws"))
+
+
+def test_this_machine_costs_nothing():
+    plan = decide(question(recipe(method={"type": "qlora"}, training={"max_steps": 2}), this_machine(), provider="local"))
+    assert (plan.usd, plan.usd_high, plan.layout.gpus, plan.chosen.gpu) == (0, 0, 0, "cpu")
+
+
+def test_what_changed_since_is_said_and_nothing_else():
+    plan = decide(question(recipe(method={"type": "qlora"}, budget={"max_usd": 50.0}), offer())).model_copy(
+        update={"inputs": {"./a.jsonl": "1:x", "./b.jsonl": "2:y"}}
+    )
+    same = dict(plan.inputs)
+    assert changes(plan, [offer()], same, "0.1") == ()
+    assert "costs $2.00 per hour" in changes(plan, [offer(usd_per_hour=2.0)], same, "0.1")[0]
+    assert "above the budget" in changes(plan, [offer(usd_per_hour=500.0)], same, "0.1")[1]
+    assert "no longer in the price tables" in changes(plan, [], same, "0.1")[0]
+    assert "cannot be used any more" in changes(plan, [replace(offer(), blocked="gone")], same, "0.1")[0]
+    assert "not known any more" in changes(plan, [offer(usd_per_hour=None)], same, "0.1")[0]
+    assert changes(plan, [offer()], {"./a.jsonl": "1:z"}, "0.2") == (
+        "./a.jsonl has changed since the plan was made: time and price may differ",
+        "./b.jsonl is not there any more",
+        "the plan was made by cloudtune 0.1, this is 0.2",
+    )
+
+
+def test_a_longer_length_than_the_model_knows_is_said():
+    short = replace(SHAPE, max_positions=1024)
+    plan = decide(question(recipe(method={"type": "qlora"}), offer(), shape=short))
+    assert "data.max_length 2048 is longer than the model's 1024 positions" in plan.warnings
