@@ -121,7 +121,15 @@ def install(venv: Path, extra: str) -> bool:
         if not pip(venv, *build.arguments, build.requirement, quiet=size < LARGE_BYTES):
             return False
     say(f"installing cloudtune[{extra}] and what it needs (about 150 MB beside torch)")
-    return pip(venv, "--editable", f"{ROOT}[{extra}]", quiet=True)
+    return pip(venv, "--editable", f"{ROOT}[{extra}]", quiet=True) and byte_compile(venv)
+
+
+def byte_compile(venv: Path) -> bool:
+    """Bytecode for the checkout, which an editable install makes none of: else the first calls, or all where Python may not
+    write any, would compile every file again."""
+    folders = [str(ROOT / name) for name in ("cloudtune", "containers/trainer")]
+    subprocess.run([str(venv / "bin" / "python"), "-m", "compileall", "-q", *folders], check=False)
+    return True
 
 
 def torch_pin() -> str:

@@ -41,7 +41,9 @@ COMMANDS = {
 
 def once(arguments: list[str], folder: str) -> tuple[float, float]:
     """CPU and wall seconds of one fresh interpreter."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CLOUDTUNE_HOME": f"{folder}/home", "CLOUDTUNE_CONFIG": f"{folder}/none.toml"}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    own = {"CLOUDTUNE_HOME": f"{folder}/home", "CLOUDTUNE_CONFIG": f"{folder}/none.toml", "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
+    environment = {**kept, **own, "PYTHONPATH": str(ROOT)}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     ran = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
