@@ -197,9 +197,8 @@ def _apply(view: JobView, event: Event) -> JobView:
             reason = str(body.get("reason", ""))
             return replace(touched, stop_requested=True, stop_reason=reason, state=state if state.terminal else JobState.STOPPING)
         case "abandoned":
-            if view.state.terminal or view.ref is not None:
-                return view
-            return replace(touched, state=JobState.FAILED, message=str(body.get("message", "")))
+            begun = view.state.terminal or view.ref is not None
+            return view if begun else replace(touched, state=JobState.FAILED, message=str(body.get("message", "")))
         case "collected":
             # A failed job stays failed, also when its remains were brought home.
             done = state is JobState.SUCCEEDED
@@ -251,6 +250,9 @@ def changed(body: Mapping[str, Any]) -> str:
 
     Two pollers that see the same job at about the same step have the same digest, so the ledger keeps one event.
     """
+    import hashlib  # here and not above: every command imports this module and few write readings
+    import json
+
     progress = body.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     part = step // max(1, total // _PARTS) if step is not None and total else step
