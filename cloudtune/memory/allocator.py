@@ -1,13 +1,15 @@
 """A replay of torch's CUDA caching allocator (c10/cuda/CUDACachingAllocator.cpp, torch 2.6 to 2.13). Pure, no torch.
 
-Rules that it follows, in bytes:
-* a request is rounded up to 512; up to 1 MiB comes from the small pool, more from the large pool;
+Rules that it follows:
+* a request is rounded up to 512 bytes; up to 1 MiB comes from the small pool, more from the large pool;
 * best fit: the smallest free block that is large enough, the lowest address among equals;
 * a new segment is 2 MiB (small pool), 20 MiB (requests below 10 MiB), else the request rounded up to 2 MiB;
 * a block is split when 512 bytes (small) or more than 1 MiB (large) would be left; otherwise all of it counts as allocated;
 * neighbouring free blocks of a segment are merged;
 * expandable segments: one address range per pool, mapped in pages of 2 or 20 MiB at its end, always split;
 * with a capacity: when a new segment does not fit, all wholly free segments are returned, then it is tried once more.
+
+Inside, sizes and addresses are counted in units of 512 bytes.
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ from dataclasses import dataclass
 from cloudtune.memory.tape import Tape
 from cloudtune.units import MIB
 
-ROUND = 512
-SMALL_REQUEST = MIB
-SMALL_SEGMENT = 2 * MIB
-LARGE_SEGMENT = 20 * MIB
-LARGE_REQUEST = 10 * MIB
-LARGE_ROUND = 2 * MIB
-FAR = 1 << 46  # address ranges of segments never touch
+UNIT = 512
+MIB_UNITS = MIB // UNIT
+SMALL_REQUEST = MIB_UNITS
+SMALL_SEGMENT = 2 * MIB_UNITS
+LARGE_SEGMENT = 20 * MIB_UNITS
+LARGE_REQUEST = 10 * MIB_UNITS
+LARGE_ROUND = 2 * MIB_UNITS
+FAR = 1 << 36  # address ranges of segments never touch
+SIZE = 1 << 60  # a free block's key is size · SIZE + address: sorts by size, then address
 
 
 class Block:
-    """A piece of a segment; ``before`` and ``after`` are its neighbours in it."""
+    """A piece of a segment; ``before`` and ``after`` are its neighbours in it. ``key`` is set while it is free."""
 
     __slots__ = ("address", "after", "before", "free", "pool", "size")
 
@@ -44,22 +48,27 @@ class Block:
 class Pool:
     """Free blocks by size then address; ``tail`` is the last block of an expandable segment."""
 
-    __slots__ = ("blocks", "order", "page", "small", "tail")
+    __slots__ = ("blocks", "keys", "least_rest", "page", "small", "tail")
 
-    def __init__(self, *, small: bool) -> None:
+    def __init__(self, *, small: bool, expandable: bool) -> None:
         self.small = small
-        self.order: list[tuple[int, int]] = []
+        self.keys: list[int] = []
         self.blocks: dict[int, Block] = {}
         self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
+        self.least_rest = 1 if small or expandable else SMALL_REQUEST + 1
         self.tail: Block | None = None
 
     def put(self, block: Block) -> None:
-        insort(self.order, (block.size, block.address))
-        self.blocks[block.address] = block
+        """A block becomes free."""
+        key = block.size * SIZE + block.address
+        insort(self.keys, key)
+        self.blocks[key] = block
 
     def take(self, block: Block) -> None:
-        del self.order[bisect_left(self.order, (block.size, block.address))]
-        del self.blocks[block.address]
+        """A free block is used, merged or returned."""
+        key = block.size * SIZE + block.address
+        del self.keys[bisect_left(self.keys, key)]
+        del self.blocks[key]
 
 
 class OutOfMemory(Exception):
@@ -67,60 +76,57 @@ class OutOfMemory(Exception):
 
 
 class Allocator:
-    """Holds segments, hands out blocks. ``capacity`` in bytes limits what may be reserved; None = no limit."""
+    """Holds segments, hands out blocks; all numbers in units of 512 bytes. ``capacity`` limits what may be reserved."""
 
     __slots__ = ("allocated", "capacity", "expandable", "large", "next_address", "peak_allocated", "peak_reserved", "reserved", "small")
 
-    def __init__(self, *, expandable: bool = False, capacity: int | None = None) -> None:
+    def __init__(self, *, expandable: bool = False, capacity_bytes: int | None = None) -> None:
         self.expandable = expandable
-        self.capacity = capacity
-        self.small = Pool(small=True)
-        self.large = Pool(small=False)
+        self.capacity = capacity_bytes // UNIT if capacity_bytes is not None else 1 << 62
+        self.small = Pool(small=True, expandable=expandable)
+        self.large = Pool(small=False, expandable=expandable)
         self.next_address = 0
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
 
     def alloc(self, request: int) -> Block:
         """A block for ``request`` bytes. Raises OutOfMemory."""
-        size = -(-request // ROUND) * ROUND
+        size = (request + UNIT - 1) // UNIT
         pool = self.small if size <= SMALL_REQUEST else self.large
-        block = self._find(pool, size)
-        if block is None:
+        keys = pool.keys
+        index = bisect_left(keys, size * SIZE)
+        if index < len(keys):
+            block = pool.blocks[keys[index]]
+            if block is pool.tail and index + 1 < len(keys):
+                # the block at the growing end counts as endless: any other block that fits goes first
+                index += 1
+                block = pool.blocks[keys[index]]
+            del pool.blocks[keys[index]]
+            del keys[index]
+        else:
             block = self._grow(pool, size)
         rest = block.size - size
-        if rest >= ROUND and (pool.small or self.expandable or rest > SMALL_REQUEST):
-            self._split(block, size)
+        if rest >= pool.least_rest:
+            self._split(pool, block, size, rest)
         block.free = False
         self.allocated += block.size
         if self.allocated > self.peak_allocated:
             self.peak_allocated = self.allocated
         return block
 
-    def _find(self, pool: Pool, size: int) -> Block | None:
-        """The best fit among the free blocks, taken out of the pool."""
-        order = pool.order
-        index = bisect_left(order, (size, 0))
-        if index == len(order):
-            return None
-        block = pool.blocks[order[index][1]]
-        if block is pool.tail and index + 1 < len(order):
-            # the block at the growing end counts as endless: any other block that fits goes first
-            index += 1
-            block = pool.blocks[order[index][1]]
-        del order[index]
-        del pool.blocks[block.address]
-        return block
-
-    def _split(self, block: Block, size: int) -> None:
-        pool = block.pool
-        rest = Block(block.address + size, block.size - size, pool)
-        rest.before, rest.after = block, block.after
-        if block.after is not None:
-            block.after.before = rest
-        block.after = rest
+    def _split(self, pool: Pool, block: Block, size: int, rest: int) -> None:
+        address = block.address + size
+        other = Block(address, rest, pool)
+        after = block.after
+        other.before, other.after = block, after
+        if after is not None:
+            after.before = other
+        block.after = other
         block.size = size
         if pool.tail is block:
-            pool.tail = rest
-        pool.put(rest)
+            pool.tail = other
+        key = rest * SIZE + address
+        insort(pool.keys, key)
+        pool.blocks[key] = other
 
     def free(self, block: Block) -> None:
         """Give a block back and merge it with free neighbours."""
@@ -145,22 +151,23 @@ class Allocator:
             if pool.tail is after:
                 pool.tail = block
         block.free = True
-        pool.put(block)
+        key = block.size * SIZE + block.address
+        insort(pool.keys, key)
+        pool.blocks[key] = block
 
     def _grow(self, pool: Pool, size: int) -> Block:
         if self.expandable:
             return self._expand(pool, size)
         segment = SMALL_SEGMENT if pool.small else LARGE_SEGMENT if size < LARGE_REQUEST else -(-size // LARGE_ROUND) * LARGE_ROUND
         self._reserve(segment)
-        block = Block(self._address(), segment, pool)
-        return block
+        return Block(self._address(), segment, pool)
 
     def _address(self) -> int:
         self.next_address += FAR
         return self.next_address
 
     def _reserve(self, size: int) -> None:
-        if self.capacity is not None and self.reserved + size > self.capacity:
+        if self.reserved + size > self.capacity:
             self.empty_cache()
             if self.reserved + size > self.capacity:
                 raise OutOfMemory
@@ -182,6 +189,9 @@ class Allocator:
             pool.take(tail)
             tail.size += pages
             return tail
+        if have:  # the whole free end was returned
+            self._reserve(-(-size // pool.page) * pool.page - pages)
+            pages = -(-size // pool.page) * pool.page
         block = Block(tail.address + tail.size if tail is not None else self._address(), pages, pool)
         block.before = tail
         if tail is not None:
@@ -195,8 +205,7 @@ class Allocator:
             if self.expandable:
                 self._trim(pool)
                 continue
-            for _, address in list(pool.order):
-                block = pool.blocks[address]
+            for block in [pool.blocks[key] for key in pool.keys]:
                 if block.before is None and block.after is None:
                     pool.take(block)
                     self.reserved -= block.size
@@ -232,39 +241,45 @@ class Replay:
     peak_reserved: int
     peak_position: int
     failed_at: int
-    sizes: dict[int, int]
-    """Live blocks at the peak: id -> bytes that count as allocated."""
 
 
 def replay(tape: Tape, *, expandable: bool, capacity: int | None = None) -> Replay:
-    """Run the whole tape through a fresh allocator; stops where it runs out of memory."""
-    allocator = Allocator(expandable=expandable, capacity=capacity)
-    blocks: dict[int, Block] = {}
-    commands = dict(tape.commands)
-    ident, peak_position, highest = -1, 0, 0
-    alloc, free = allocator.alloc, allocator.free
+    """Run the whole tape through a fresh allocator; stops where it runs out of ``capacity`` bytes."""
+    allocator = Allocator(expandable=expandable, capacity_bytes=capacity)
+    blocks: list[Block | None] = []
+    commands = sorted(tape.commands)
     end = tape.end if tape.end >= 0 else len(tape.events)
-    for position in range(end):
-        if position in commands:
-            _obey(allocator, commands[position])
-            highest = allocator.peak_allocated
-        event = tape.events[position]
+    start, peak = 0, 0
+    for stop, words in [*commands, (end, "")]:
+        failed, peak = _run(allocator, blocks, tape.events, range(start, stop), peak)
+        if failed >= 0:
+            return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, failed, failed)
+        for word in words.split():
+            if word == "empty_cache":
+                allocator.empty_cache()
+            else:
+                allocator.reset_peak()
+                peak = stop - 1
+        start = stop
+    return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, peak, -1)
+
+
+def _run(allocator: Allocator, blocks: list[Block | None], events: list[int], positions: range, peak: int) -> tuple[int, int]:
+    """Replay some events; (position of a failure or -1, position of the highest allocation so far)."""
+    alloc, free, append = allocator.alloc, allocator.free, blocks.append
+    highest = allocator.peak_allocated
+    for position in positions:
+        event = events[position]
         if event < 0:
-            free(blocks.pop(~event))
+            block = blocks[~event]
+            assert block is not None  # noqa: S101
+            blocks[~event] = None
+            free(block)
             continue
-        ident += 1
         try:
-            blocks[ident] = alloc(event)
+            append(alloc(event))
         except OutOfMemory:
-            return Replay(allocator.peak_allocated, allocator.peak_reserved, position, position, {})
+            return position, peak
         if allocator.allocated > highest:
-            highest, peak_position = allocator.allocated, position
-    return Replay(allocator.peak_allocated, allocator.peak_reserved, peak_position, -1, {})
-
-
-def _obey(allocator: Allocator, words: str) -> None:
-    for word in words.split():
-        if word == "empty_cache":
-            allocator.empty_cache()
-        else:
-            allocator.reset_peak()
+            highest, peak = allocator.allocated, position
+    return -1, peak

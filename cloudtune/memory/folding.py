@@ -8,6 +8,7 @@ Frees of c's tensors outside its own events (gradients after the step, casts at 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloudtune.memory.tape import Tape
@@ -48,14 +49,36 @@ def _length(span: Range) -> int:
     return span[1] - span[0]
 
 
+class _Template:
+    """A piece of the short tape, ready to be written many times.
+
+    ``codes``: allocations as they are, own frees as ``~(place among the own ids)``; ``outside``: (place, id) of other frees.
+    """
+
+    __slots__ = ("codes", "kinds", "names", "outside")
+
+    def __init__(self, short: Tape, span: Span) -> None:
+        first, last = span.ids
+        self.codes = short.events[span.events[0] : span.events[1]]
+        self.outside: list[tuple[int, int]] = []
+        for place, event in enumerate(self.codes):
+            if event < 0:
+                if first <= ~event < last:
+                    self.codes[place] = ~(~event - first)
+                else:
+                    self.outside.append((place, ~event))
+                    self.codes[place] = 1
+        self.kinds = short.kinds[first:last]
+        self.names = short.names[first:last]
+
+
 class _Writer:
     """Builds the long tape. ``where[id]`` of the short tape is the id in the long one that a reference now means."""
 
-    __slots__ = ("folds", "out", "repeated", "short", "where")
+    __slots__ = ("out", "repeated", "short", "where")
 
-    def __init__(self, short: Tape, folds: list[Fold]) -> None:
+    def __init__(self, short: Tape) -> None:
         self.short = short
-        self.folds = folds
         self.out = Tape()
         self.where: dict[int, int] = {}
         self.repeated: dict[int, list[int]] = {}
@@ -63,78 +86,84 @@ class _Writer:
     def copy(self, start: int, stop: int, ident: int) -> int:
         """Events [start, stop) as they are; ``ident`` is the next id of the short tape; returns the one after."""
         events, where, repeated = self.out.events, self.where, self.repeated
-        kinds, names = self.out.kinds, self.out.names
+        first, base = ident, len(self.out.names)
         for event in self.short.events[start:stop]:
             if event > 0:
-                where[ident] = len(names)
-                events.append(event)
-                kinds.append(self.short.kinds[ident])
-                names.append(self.short.names[ident])
+                where[ident] = base
+                base += 1
                 ident += 1
+                events.append(event)
                 continue
             events.append(~where[~event])
             if ~event in repeated:
                 events.extend(~copied for copied in repeated.pop(~event))
+        self.out.kinds.extend(self.short.kinds[first:ident])
+        self.out.names.extend(self.short.names[first:ident])
         return ident
 
-    def repeat(self, span: Span, lookup: dict[int, int]) -> dict[int, int]:
-        """The events of ``span`` once more; ``lookup`` gives the meaning of ids from outside; returns that of its own."""
-        own: dict[int, int] = {}
-        events, kinds, names = self.out.events, self.out.kinds, self.out.names
-        ident = span.ids[0]
-        for event in self.short.events[span.events[0] : span.events[1]]:
-            if event > 0:
-                own[ident] = len(names)
-                events.append(event)
-                kinds.append(self.short.kinds[ident])
-                names.append(self.short.names[ident])
-                ident += 1
-                continue
-            target = ~event
-            events.append(~(own[target] if target in own else lookup[target]))
-        return own
+    def repeat(self, template: _Template, meaning: Callable[[int], int]) -> int:
+        """The template once more; ``meaning`` gives the id of frees from outside; returns the first id of its own."""
+        out = self.out
+        base = len(out.names)
+        piece = [code if code > 0 else code - base for code in template.codes]
+        for place, ident in template.outside:
+            piece[place] = ~meaning(ident)
+        out.events += piece
+        out.kinds += template.kinds
+        out.names += template.names
+        return base
 
 
 def unfold(short: Tape, folds: list[Fold]) -> Tape:
     """The tape of the whole model. ``folds`` in the order of their forward pieces, one step after the other."""
-    writer = _Writer(short, folds)
-    cuts: list[tuple[int, int, str, Fold]] = []
+    writer = _Writer(short)
+    cuts: list[tuple[int, int, Fold]] = []
     for fold in folds:
-        cuts.append((fold.forward.events[1], 0, "forward", fold))
-        cuts.append((fold.backward.events[0], 1, "backward", fold))
-    forward_copies: dict[int, list[dict[int, int]]] = {}
+        cuts.append((fold.forward.events[1], 0, fold))
+        cuts.append((fold.backward.events[0], 1, fold))
+    bases: dict[int, list[int]] = {}
     positions: list[tuple[int, int]] = []
     done, ident = 0, 0
-    for cut, _, kind, fold in sorted(cuts, key=lambda item: (item[0], item[1])):
+    for cut, is_backward, fold in sorted(cuts, key=lambda item: (item[0], item[1])):
         ident = writer.copy(done, cut, ident)
         done = cut
-        if kind == "forward":
-            forward_copies[id(fold)] = _forward(writer, fold)
+        if is_backward:
+            _backward(writer, fold, bases.pop(id(fold)))
         else:
-            _backward(writer, fold, forward_copies.pop(id(fold)))
+            bases[id(fold)] = _forward(writer, fold)
         positions.append((cut, len(writer.out.events) - cut))
-    end = short.end if short.end >= 0 else len(short.events)
-    writer.copy(done, end, ident)
+    writer.copy(done, short.end if short.end >= 0 else len(short.events), ident)
     writer.out.end = len(writer.out.events)
     _move_marks(short, writer.out, positions)
     return writer.out
 
 
-def _forward(writer: _Writer, fold: Fold) -> list[dict[int, int]]:
-    """Repeat c's forward events; afterwards a reference to c means its last repetition, as d expects."""
+def _forward(writer: _Writer, fold: Fold) -> list[int]:
+    """Repeat c's forward events; afterwards a reference to c means its last repetition, as d expects.
+
+    Returns the first id of c and of each repetition.
+    """
     where = writer.where
-    (first_b, stop_b), (first_c, _) = fold.before.ids, fold.forward.ids
-    copies: list[dict[int, int]] = [{ident: where[ident] for ident in range(*fold.forward.ids)}]
+    (first_b, stop_b), (first_c, stop_c) = fold.before.ids, fold.forward.ids
+    bases = [where[first_c] if stop_c > first_c else 0]
+    template = _Template(writer.short, fold.forward)
+
+    def meaning(ident: int) -> int:
+        return bases[-1] + ident - first_b if first_b <= ident < stop_b else where[ident]
+
     for _ in range(fold.extra):
-        last = copies[-1]
-        lookup = {ident: last[first_c + ident - first_b] for ident in range(first_b, stop_b)}
-        copies.append(writer.repeat(fold.forward, _Chain(lookup, where)))
-    where.update(copies[-1])
+        bases.append(writer.repeat(template, meaning))
+    _point(where, fold.forward.ids, bases[-1])
     neighbours = _freed(writer.short, fold.forward, fold.following, fold.after, fold.backward)
-    for ident in range(*fold.forward.ids):
+    for ident in range(first_c, stop_c):
         if ident not in neighbours:
-            writer.repeated[ident] = [copied[ident] for copied in copies[:-1]]
-    return copies
+            writer.repeated[ident] = [base + ident - first_c for base in bases[:-1]]
+    return bases
+
+
+def _point(where: dict[int, int], ids: Range, base: int) -> None:
+    """References to ``ids`` now mean the ids from ``base`` on."""
+    where.update(zip(range(*ids), range(base, base + _length(ids)), strict=True))
 
 
 def _freed(short: Tape, *spans: Span) -> set[int]:
@@ -142,55 +171,44 @@ def _freed(short: Tape, *spans: Span) -> set[int]:
     return {~event for span in spans for event in short.events[span.events[0] : span.events[1]] if event < 0}
 
 
-def _backward(writer: _Writer, fold: Fold, copies: list[dict[int, int]]) -> None:
+def _backward(writer: _Writer, fold: Fold, bases: list[int]) -> None:
     """Repeat c's backward events, last repetition first; then c itself follows with its own forward tensors."""
     where = writer.where
-    (first_b, stop_b), (first_c, _) = fold.before.ids, fold.forward.ids
+    (first_b, stop_b), (first_c, stop_c) = fold.before.ids, fold.forward.ids
     (first_d, stop_d), (first_g, _) = fold.after.ids, fold.backward.ids
-    incoming = {ident: where[ident] for ident in range(first_d, stop_d)}
-    made: list[dict[int, int]] = []
+    template = _Template(writer.short, fold.backward)
+    incoming = where[first_d] if stop_d > first_d else 0
+    made: list[int] = []
     for index in range(fold.extra, 0, -1):
-        below = copies[index - 1]
-        lookup = dict(incoming)
-        lookup.update(copies[index])
-        lookup.update({ident: below[first_c + ident - first_b] for ident in range(first_b, stop_b)})
-        own = writer.repeat(fold.backward, _Chain(lookup, where))
-        made.append(own)
-        incoming = {ident: own[first_g + ident - first_d] for ident in range(first_d, stop_d)}
-    where.update(copies[0])
-    kept = {ident: where[ident] for ident in range(first_d, stop_d)}
-    where.update(incoming)
-    _register(writer, fold, copies, made, kept)
+        here, below = bases[index], bases[index - 1]
 
+        def meaning(ident: int, here: int = here, below: int = below, incoming: int = incoming) -> int:
+            if first_c <= ident < stop_c:
+                return here + ident - first_c
+            if first_b <= ident < stop_b:
+                return below + ident - first_b
+            return incoming + ident - first_d if first_d <= ident < stop_d else where[ident]
 
-def _register(writer: _Writer, fold: Fold, copies: list[dict[int, int]], made: list[dict[int, int]], kept: dict[int, int]) -> None:
-    """Remember which repetitions must be freed when c's own tensor is freed outside its events."""
+        incoming = writer.repeat(template, meaning)
+        made.append(incoming)
+    _point(where, fold.forward.ids, bases[0])
     inside = _freed(writer.short, fold.backward)
+    for ident in range(first_d, stop_d):
+        if ident in inside:  # what c frees of d is now what it frees of its first repetition
+            where[ident] = incoming + ident - first_d
+    _register(writer, fold, bases, made, inside)
+
+
+def _register(writer: _Writer, fold: Fold, bases: list[int], made: list[int], inside: set[int]) -> None:
+    """Remember which repetitions must be freed when c's own tensor is freed outside its events."""
+    first_c, first_g, shift = fold.forward.ids[0], fold.backward.ids[0], fold.backward.ids[0] - fold.after.ids[0]
     for ident in range(*fold.forward.ids):
         if ident in writer.repeated:
-            writer.repeated[ident] = [copied[ident] for copied in copies[1:]]
-    shift = fold.backward.ids[0] - fold.after.ids[0]
-    handed_on = {ident + shift for ident in kept if ident in inside}  # what b frees of c, as c frees it of d
+            writer.repeated[ident] = [base + ident - first_c for base in bases[1:]]
+    handed_on = {ident + shift for ident in range(*fold.after.ids) if ident in inside}  # what b frees of c, as c frees it of d
     for ident in range(*fold.backward.ids):
         if ident not in inside and ident not in handed_on:
-            writer.repeated[ident] = [own[ident] for own in made]
-    # d's gradients that c frees belong to c's new neighbour; all others of d's are d's own again
-    for ident, target in kept.items():
-        if ident not in inside:
-            writer.where[ident] = target
-
-
-class _Chain(dict[int, int]):
-    """A lookup with a second one behind it."""
-
-    __slots__ = ("behind",)
-
-    def __init__(self, first: dict[int, int], behind: dict[int, int]) -> None:
-        super().__init__(first)
-        self.behind = behind
-
-    def __missing__(self, ident: int) -> int:
-        return self.behind[ident]
+            writer.repeated[ident] = [base + ident - first_g for base in made]
 
 
 def _move_marks(short: Tape, long: Tape, positions: list[tuple[int, int]]) -> None:

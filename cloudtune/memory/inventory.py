@@ -48,7 +48,8 @@ def stored(tensor: Tensor, name: str, method: Method, behaviour: Behaviour, outp
     if not method.double_quant:
         return Stored("weights", (*packed, ("scales", 4 * scales), ("code", 64)), 2 * count)
     nested = -(-scales // NESTED_BLOCK)
-    pieces = (*packed, ("8-bit scales", scales), ("scales of scales", 4 * nested), ("code", 64), ("nested code", 1024), ("offset", 4))
+    codes = 512 + 1024 + 512  # code, nested code and offset, each in a block of its own
+    pieces = (*packed, ("8-bit scales", scales), ("scales of scales", 4 * nested), ("codes", codes))
     return Stored("weights", pieces, 2 * count)
 
 
@@ -179,6 +180,8 @@ def _is_expert_target(tensor: Tensor, block: Block, method: LoraMethod) -> bool:
     """all-linear reaches experts that are stored (expert, out, in); other layouts are reached by target_parameters."""
     if any(tensor.name.endswith(name) for name in method.target_parameters):
         return True
+    if any(other.kind == "bias" and other.name == f"{tensor.name}_bias" for other in block.tensors):
+        return False  # gpt-oss stores its experts the other way round
     return method.target_modules == "all-linear" and tensor.shape[1] in {2 * block.mlp.expert_width} | _hidden_of(block)
 
 

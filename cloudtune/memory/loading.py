@@ -65,7 +65,9 @@ def _place(tape: Tape, parameter: Parameter, shards: int) -> list[Storage]:
     """One parameter; a quantised one is made on the device from its 16-bit tensor."""
     form = parameter.form
     if shards > 1:
-        return [Storage(tape, -(-size // shards), f"{what} of {parameter.name}") for what, size in form.pieces]
+        # scales and codes of a quantised weight are no parameters: every device keeps all of them
+        share = {"weight", "packed weight", "int8 weight"}
+        return [Storage(tape, -(-size // shards) if what in share else size, f"{what} of {parameter.name}") for what, size in form.pieces]
     source = Storage(tape, form.source_bytes, "16-bit tensor while quantising") if form.source_bytes else None
     pieces = []
     raw = None

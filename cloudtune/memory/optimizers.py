@@ -33,7 +33,7 @@ class Optimizer:
         """Clip, make missing states, update."""
         kind, self.tape.kind = self.tape.kind, "optimizer states"
         if self.behaviour.clip_gradients:
-            norms = [Storage(self.tape, 4, "gradient norm") for _ in self.leaves]
+            norms = Storage(self.tape, 512 * len(self.leaves), "gradient norms")
             del norms
         if self.first:
             for leaf in self.leaves:
@@ -66,7 +66,7 @@ class Optimizer:
         """What the update itself needs: foreach one more copy of everything, the loop one tensor at a time, fused nothing."""
         behaviour, tape = self.behaviour, self.tape
         if behaviour.optimizer == "adafactor":
-            largest = max(leaf.count for leaf in self.leaves) // self.shards
+            largest = max((leaf.count for leaf in self.leaves), default=0) // self.shards
             temporaries = [Storage(tape, 4 * largest, "update") for _ in range(2)]
             del temporaries
             return

@@ -20,6 +20,7 @@ from cloudtune.memory.lora import Casting, LinearLayer
 from cloudtune.memory.loss import KIND, chunked_loss, classifier_loss, full_loss
 from cloudtune.memory.ops import Grads, Weight, embedding
 from cloudtune.memory.optimizers import Optimizer
+from cloudtune.memory.parallel import Sharding, gradient_buckets
 from cloudtune.memory.tape import Storage, Tape
 from cloudtune.models.shape import Block, ModelShape
 from cloudtune.recipe.spec import FullMethod
@@ -79,6 +80,7 @@ class Program:
         self.layers: list[Layer] = []
         self.went: list[Span] = []
         self.returns: dict[int, tuple[int, int]] = {}
+        self.sharding = Sharding(self.tape, job) if job.shards > 1 else None
         self.folds: list[Fold] = []
         self.ends: dict[str, Weight] = {}
         self.end_layers: dict[str, LinearLayer] = {}
@@ -90,9 +92,11 @@ class Program:
         job = self.job
         self.tape.mark("load")
         self._build()
-        self.resident = loading.load(self.tape, job.shape, job.method, job.behaviour, job.shards)
+        self.resident = [] if job.offload else loading.load(self.tape, job.shape, job.method, job.behaviour, job.shards)
         self._load_adapters()
-        optimizer = Optimizer(self.tape, self.trained.every, job.behaviour, job.shards)
+        if job.replicas > 1:
+            self.resident.append(gradient_buckets(self.tape, self.trained.every))
+        optimizer = Optimizer(self.tape, [] if job.offload else self.trained.every, job.behaviour, job.shards)
         for index in range(job.steps):
             if index == 1 and job.behaviour.peak_from == "second step":
                 self.tape.command("reset_peak")
@@ -154,7 +158,7 @@ class Program:
 
     def _load_adapters(self) -> None:
         job = self.job
-        if isinstance(job.method, FullMethod):
+        if isinstance(job.method, FullMethod) or job.offload:
             return
         sizes = [(leaf.name, -(-leaf.count // job.shards)) for leaf in self.trained.every]
         self.resident.extend(loading.adapters(self.tape, sizes, job.behaviour, job.method))
@@ -171,7 +175,7 @@ class Program:
         if not behaviour.gradients_kept:
             for leaves, _ in self.trained.groups:
                 for leaf in leaves:
-                    leaf.grad = None
+                    leaf.grad, leaf.reduced = None, False
 
     def _micro_step(self) -> None:
         job, tape = self.job, self.tape
@@ -180,6 +184,8 @@ class Program:
         batch = [Storage(tape, 8 * job.batch * job.length, name) for name in ("input ids", "labels")]
         tape.kind = "activations"
         tape.mark("forward")
+        if self.sharding is not None:
+            self.sharding.gather_root(self.ends)
         self.run.autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 else 0
         loss, logits = self._forward()
         self.run.casts.clear()
@@ -195,6 +201,8 @@ class Program:
         seed = self.run.new(1, 4, "loss gradient")
         self.run.backward(root, seed)
         del seed
+        if self.sharding is not None:
+            self.sharding.finish(self.trained)
         self._note_folds()
         if not behaviour.outputs_overlap:
             self.held = None
@@ -245,6 +253,13 @@ class Program:
             ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, 1, "attention mask")
 
     def _layer(self, ctx: Context, layer: Layer, value: Value) -> Value:
+        gathered = self.sharding.gather(layer) if self.sharding is not None else None
+        try:
+            return self._plain_layer(ctx, layer, value)
+        finally:
+            del gathered
+
+    def _plain_layer(self, ctx: Context, layer: Layer, value: Value) -> Value:
         behaviour = self.job.behaviour
         one = decoder_layer if "mlp.gate_proj" in layer.linear or self.job.shape.family == "decoder" else encoder_layer
         if not behaviour.checkpointing:
@@ -269,12 +284,17 @@ class Program:
 
     def _enter(self, index: int, value: Value) -> Value:
         """A mark in the graph before layer ``index``: its backward pass is over when this node runs."""
-        if value.node is None or not self.run.grad_enabled or not self.layers[index].near_fold:
+        wanted = self.layers[index].near_fold or self.sharding is not None
+        if value.node is None or not self.run.grad_enabled or not wanted:
             return value
         return self.run.link(value.view(), (value.node,), self._leave, (), index)
 
     def _leave(self, _run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
+        if self.sharding is not None:
+            self.sharding.leave_backward(self.layers, node.extra)
         self.returns[node.extra] = (len(self.tape.events), len(self.tape.names))
+        if self.sharding is not None and node.extra > 0:
+            self.sharding.enter_backward(self.layers, node.extra - 1)
         return (grad.view(),)
 
     def _last(self, value: Value) -> Value:
@@ -285,6 +305,8 @@ class Program:
 
     def _leave_loss(self, _run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
         self.tape.kind = "activations"
+        if self.sharding is not None:
+            self.sharding.enter_backward(self.layers, len(self.layers) - 1)
         return (grad.view(),)
 
     def _note_folds(self) -> None:

@@ -14,6 +14,7 @@ from cloudtune.memory.allocator import Replay, replay
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate, MemoryPart
 from cloudtune.memory.evidence import LEAST_BYTES, LEAST_BYTES_CPU, evidence_for
+from cloudtune.memory.parallel import communication_bytes
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.memory.tape import Tape
 from cloudtune.memory.trainer import trainer_behaviour
@@ -57,8 +58,12 @@ def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: D
     slack = result.peak_reserved - sum(size for _, size in reckoned.parts)
     parts = [MemoryPart(name=name, bytes=size) for name, size in reckoned.parts]
     parts.append(MemoryPart(name="allocator slack", bytes=slack))
+    talk = communication_bytes(layout.data_parallel) if device.kind == "cuda" else 0
+    context = device.context_bytes + talk
     parts.append(MemoryPart(name="context", bytes=device.context_bytes))
-    peak = result.peak_reserved + device.context_bytes
+    if talk:
+        parts.append(MemoryPart(name="NCCL", bytes=talk))
+    peak = result.peak_reserved + context
     proof = evidence_for(recipe, shape, layout, device)
     least = LEAST_BYTES_CPU if device.kind == "cpu" else LEAST_BYTES
     bar = max(proof.bar, least / peak)
@@ -66,7 +71,7 @@ def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: D
         peak_bytes=peak,
         allocated_bytes=result.peak_allocated,
         reserved_bytes=result.peak_reserved,
-        context_bytes=device.context_bytes,
+        context_bytes=context,
         error_bar=bar,
         low_bytes=max(0, math.floor(peak * (1 - bar))),
         high_bytes=math.ceil(peak * (1 + bar)),
