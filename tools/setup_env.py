@@ -101,7 +101,7 @@ def make_venv(venv: Path) -> bool:
     elif importlib.util.find_spec("pip") is not None:
         bare = [sys.executable, "-m", "venv", "--without-pip", str(venv)]
         seed = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install", "--quiet", "pip"]
-        if all(subprocess.run(command, check=False).returncode == 0 for command in (bare, seed)):
+        if all(subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0 for command in (bare, seed)):
             return True
     shutil.rmtree(venv, ignore_errors=True)
     say("this Python cannot make virtual environments. On Debian and Ubuntu install the missing part and try again:")
@@ -167,14 +167,15 @@ def offered(venv: Path, requirement: str, arguments: tuple[str, ...], seconds: f
     try:
         answer = subprocess.run(
             [str(venv / "bin" / "python"), "-m", "pip", *question],
-            stdout=subprocess.PIPE,
-            stderr=None if loud else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
         return ()
     if answer.returncode != 0:
+        sys.stderr.write(answer.stderr if loud else "")
         return ()
     return tuple(item["download_info"]["url"] for item in json.loads(answer.stdout)["install"])
 
