@@ -40,17 +40,18 @@ _SHAPE_HINTS = {
     "data.train[].columns": "write columns: {messages: YOUR_COLUMN}",
 }
 
+MAX_TRANSLATED = 200  # nobody reads more, and each costs a search for names alike
+
 Found = tuple[Where, bool, Fault]
 """Place, whether the key rather than the value is at fault, and the fault without position."""
 
 
 def translate(errors: Sequence[Any], data: Any) -> list[Found]:
-    """Faults for pydantic's error list over ``data``; secondary ones are left out."""
-    places = [_place(error) for error in errors]
+    """Faults for pydantic's error list over ``data``; secondary ones are left out, and all beyond ``MAX_TRANSLATED``."""
+    places = [_place(error) for error in errors[:MAX_TRANSLATED]]
     found = []
-    for error, where in zip(errors, places, strict=True):
-        follows = any(len(other) > len(where) and other[: len(where)] == where for other in places)
-        if error["type"] == "too_short" and follows:
+    for error, where in zip(errors, places, strict=False):
+        if error["type"] == "too_short" and any(len(other) > len(where) and other[: len(where)] == where for other in places):
             continue  # pydantic counts only the items that passed
         found.append(_fault(error, where, data))
     meant = {(where[:-1], fault.hint) for where, _, fault in found if where and fault.hint.startswith("did you mean")}

@@ -177,5 +177,5 @@ def _orderly(faults: list[Fault], file: str) -> list[Fault]:
     ordered = sorted(unique.values(), key=lambda fault: (fault.file, fault.line, fault.column))
     if len(ordered) <= MAX_FAULTS:
         return ordered
-    rest = Fault("", f"and {len(ordered) - MAX_FAULTS} more problems after this line", "", "", file, ordered[MAX_FAULTS].line, 1)
+    rest = Fault("", "and more problems from this line on", "", "", file, ordered[MAX_FAULTS].line, 1)
     return [*ordered[:MAX_FAULTS], rest]
