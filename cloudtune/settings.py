@@ -44,6 +44,7 @@ class Meaning:
 MEANINGS = (
     Meaning("home", "folder of the ledger and of local jobs"),
     Meaning("cache", "folder for downloads and built models that can be made again"),
+    Meaning("local_mode", "how jobs of this machine run: process (the default) or container"),
     Meaning("image_repository", "container repository for built images, where neither cloud has its own"),
     Meaning("aws_role", "ARN of the role that SageMaker jobs run as"),
     Meaning("aws_bucket", "S3 bucket for code, data and results"),
@@ -92,6 +93,7 @@ class Settings:
 
     home: Path
     cache: Path
+    local_mode: str | None = None
     image_repository: str | None = None
     aws_role: str | None = None
     aws_bucket: str | None = None

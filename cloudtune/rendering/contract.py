@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from cloudtune.recipe.locations import is_builtin, is_local_file, is_local_model
+from cloudtune.recipe.spec import Recipe
 from cloudtune.rendering.container import ContainerSpec, Mount, Network
 
 Contract = Literal["sagemaker", "vertex", "local"]
@@ -18,6 +20,8 @@ ROOT: Final = "/opt/ml"
 SECRETS_DIR: Final = "/run/cloudtune-secrets"
 CACHE_DIR: Final = "/var/cache/cloudtune"
 LABEL: Final = "ai.cloudtune.launch"
+LIFELINE: Final = ".launcher-alive"
+"""File in a local job's folder that its launcher keeps touching."""
 _BUCKET: Final = "cloudtune-here"
 _CONTRACTS: Final[Mapping[str, Contract]] = {"aws": "sagemaker", "gcp": "vertex", "local": "local"}
 
@@ -32,6 +36,15 @@ class Limits:
     memory_bytes: int | None = None
     cpus: float | None = None
     network: Network = "none"
+
+
+def needs_network(recipe: Recipe) -> bool:
+    """Whether a job on this machine has to reach a hub, a bucket or a tracker; otherwise it gets no network at all."""
+    held_out = recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()
+    model_here = is_builtin(recipe.model.base) or is_local_model(recipe.model.base)
+    data_here = all(is_local_file(source.path) for source in (*recipe.data.train, *held_out))
+    trackers = any(name != "tensorboard" for name in recipe.tracking.report_to)
+    return not (model_here and data_here) or trackers or recipe.output.push_to_hub is not None
 
 
 def contract_of(provider: str) -> Contract:

@@ -61,10 +61,16 @@ def build_log() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def trainer_image(engine: Engine, build_log: list[str]) -> str:
+def trainer_context() -> dict[str, bytes]:
+    """The build context of the cpu image, read once."""
+    return image_context("cpu", cloudtune_version())
+
+
+@pytest.fixture(scope="session")
+def trainer_image(engine: Engine, build_log: list[str], trainer_context: dict[str, bytes]) -> str:
     """The cpu image, built from the rendered context exactly as a user's engine would build it."""
-    context = image_context("cpu", cloudtune_version())
-    return ensure_image(EngineBuilder(engine.connection), image_name(context, "cpu"), context, build_log.append)
+    name = image_name(trainer_context, "cpu")
+    return ensure_image(EngineBuilder(engine.connection), name, trainer_context, build_log.append)
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +84,17 @@ def supervisor_image(engine: Engine) -> str:
         b'ENTRYPOINT ["python3", "-m", "cloudtune_entry"]\nCMD ["train"]\n'
     )
     return images.build_image(engine.connection, "cloudtune-test-supervisor:1", files)
+
+
+@pytest.fixture(scope="session")
+def quickstart_base(shared_cache: Path) -> Path:
+    """Where the quickstart's base model is built once for all runs, writable for any user of a container."""
+    for place in (shared_cache.parent, shared_cache.parent.parent):
+        place.chmod(0o755)
+    shared_cache.chmod(0o777)
+    (shared_cache / "models").mkdir(exist_ok=True)
+    (shared_cache / "models").chmod(0o777)
+    return shared_cache
 
 
 @pytest.fixture

@@ -17,23 +17,11 @@ from cloudtune.engine.runner import ContainerRunner, Finished
 from cloudtune.manifest import Manifest
 from cloudtune.rendering.contract import Contract, Limits, job_container, with_cache
 from cloudtune.rendering.image import ensure_image, image_name
-from cloudtune.verbs.plan import cloudtune_version
-from cloudtune.verbs.render import image_context
 from tests.containers.conftest import Engine
 from tests.containers.jobs import QUICKSTART, ROOT, SHORT, plan_of, stage
 
 pytestmark = [pytest.mark.engine, pytest.mark.stack]
 ENOUGH = Limits(memory_bytes=3 << 30, network="none")
-
-
-@pytest.fixture(scope="session")
-def quickstart_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the quickstart's base model is built once for all runs, writable for any user."""
-    folder = tmp_path_factory.mktemp("base")
-    for place in (folder, folder.parent, folder.parent.parent):
-        place.chmod(0o755)
-    folder.chmod(0o777)
-    return folder
 
 
 def in_container(engine: Engine, image: str, folder: Path, contract: Contract, base: Path, **changes: object) -> Finished:
@@ -128,8 +116,8 @@ def test_a_full_disk_fails_with_a_sentence(engine: Engine, trainer_image: str, j
     assert "no space left" in (folder / "output/failure").read_text().lower()
 
 
-def test_an_unchanged_image_is_never_built_again(engine: Engine, trainer_image: str):
-    context = image_context("cpu", cloudtune_version())
+def test_an_unchanged_image_is_never_built_again(engine: Engine, trainer_image: str, trainer_context: dict[str, bytes]):
     said: list[str] = []
-    assert ensure_image(EngineBuilder(engine.connection), image_name(context, "cpu"), context, said.append) == trainer_image
-    assert said == [f"image {image_name(context, 'cpu')} is there already"]
+    name = image_name(trainer_context, "cpu")
+    assert ensure_image(EngineBuilder(engine.connection), name, trainer_context, said.append) == trainer_image
+    assert said == [f"image {name} is there already"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cloudtune.errors import UsageError
 from cloudtune.providers.base import Place
 from cloudtune.providers.local.jobs import LocalJobs
 from cloudtune.providers.local.logs import LocalLogs
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def connect(settings: PlaceSettings, clock: Clock) -> Place:
     """The place ``local``; makes no folder before it is asked to do something."""
     jobs = LocalJobs(settings.home, settings.cache, clock)
-    return Place(
+    place = Place(
         name="local",
         build_request=build_request,
         jobs=jobs,
@@ -30,3 +31,16 @@ def connect(settings: PlaceSettings, clock: Clock) -> Place:
         killer=jobs,
         inventory=jobs,
     )
+    return _in_mode(place, settings)
+
+
+def _in_mode(place: Place, settings: PlaceSettings) -> Place:
+    """Processes, or containers when the settings say ``local_mode = "container"``. Raises UsageError for any other word."""
+    mode = getattr(settings, "local_mode", None) or "process"
+    if mode == "process":
+        return place
+    if mode != "container":
+        raise UsageError(f"local_mode is {mode!r}", hint="write process or container")
+    from cloudtune.providers.local.container import in_containers
+
+    return in_containers(place, LocalPreflight(settings.home, needs_stack=False))

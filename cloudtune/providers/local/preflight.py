@@ -21,14 +21,18 @@ _STACK = ("torch", "transformers", "peft", "accelerate")
 
 
 class LocalPreflight:
-    """A Preflight of this machine."""
+    """A Preflight of this machine. ``needs_stack``: the training stack must be here, and is not in an image."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, needs_stack: bool = True) -> None:
         self._home = home
+        self._needs_stack = needs_stack
 
     def check(self, plan: Plan) -> Sequence[CloudtuneError]:
         """Every problem found; empty when the job may start."""
-        return [problem for find in (_stack, self._space, _inputs, _secrets) if (problem := find(plan)) is not None]
+        return [problem for find in (self._stack, self._space, _inputs, _secrets) if (problem := find(plan)) is not None]
+
+    def _stack(self, plan: Plan) -> CloudtuneError | None:
+        return _stack(plan) if self._needs_stack else None
 
     def _space(self, plan: Plan) -> CloudtuneError | None:
         needs = sum(path.stat().st_size for path in _sources(plan) if path.is_file())

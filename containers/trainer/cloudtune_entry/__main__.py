@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from cloudtune_entry import accelerator, child, cluster, credentials, mirror, outcome, rights
+from cloudtune_entry import accelerator, child, cluster, credentials, lifeline, mirror, outcome, rights
 from cloudtune_entry.ground import Ground, Trouble, find_ground, lay_out
 from cloudtune_entry.orders import read_orders
 from cloudtune_entry.outcome import say
@@ -63,7 +63,13 @@ def _train(ground: Ground, signals: child.Signals, copies: mirror.Mirror, secret
     if signals.asked:
         return outcome.Outcome("interrupted", _interrupted(ground), "asked to stop before the training began")
     kills = outcome.memory_kills()
-    end = child.run(command, environ, signals, user=granted.user, secrets=found, every_tick=copies.tick)
+    tie = lifeline.make_lifeline(os.environ)
+
+    def every_tick() -> None:
+        copies.tick()
+        tie.tick(signals)
+
+    end = child.run(command, environ, signals, user=granted.user, secrets=found, every_tick=every_tick)
     return outcome.judge(end, ground, kills)
 
 

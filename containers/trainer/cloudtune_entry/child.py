@@ -32,6 +32,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.asked = False
+        self.kill_at: float | None = None
         for number in PASSED_ON:
             signal.signal(number, self._note)
 
@@ -84,6 +85,8 @@ def _watch(child: subprocess.Popen[bytes], signals: Signals, *, under_torchrun: 
         if code is not None:
             child.returncode = code
             return code
+        if signals.kill_at is not None and time.monotonic() > signals.kill_at:
+            os.killpg(child.pid, signal.SIGKILL)
         every_tick()
         time.sleep(TICK_SECONDS)
 
