@@ -22,7 +22,7 @@ from cloudtune.providers.local.folder import Sight, read_end
 from cloudtune.providers.local.processes import is_running, signal_group, signal_process
 from cloudtune.providers.local.progress import SPARK_POINTS, progress_of
 from cloudtune.providers.local.request import build_request
-from cloudtune.providers.local.supervisor import process_mark
+from cloudtune.providers.local.supervisor import may_start, process_mark
 from cloudtune.providers.local.tables import LocalState, job_state, judge
 from tests import builders
 
@@ -116,6 +116,38 @@ def test_before_the_first_metrics_a_job_is_starting():
 def test_every_state_is_reached_by_some_sight():
     reached = {judge(sight, outcome, has_metrics=True).native for sight, outcome, _ in VERDICTS.values()}
     assert reached | {LocalState.STARTED} == set(LocalState)
+
+
+STARTS = {
+    "new": ({}, None, False, 1),
+    "given-up": ({"fenced.json": {}}, None, False, None),
+    "started": ({"started.json": {"attempt": 1}}, None, False, None),
+    "ended-well": ({"started.json": {"attempt": 1}, "exit.json": ended()}, "complete", True, None),
+    "failed": ({"started.json": {"attempt": 1}, "exit.json": ended(1)}, None, True, None),
+    "killed": ({"started.json": {"attempt": 1}, "exit.json": ended(137)}, None, True, None),
+    "out-of-time": ({"started.json": {"attempt": 1}, "exit.json": ended(75, "time_limit")}, "interrupted", True, None),
+    "stopped": ({"started.json": {"attempt": 1}, "exit.json": ended(75, "stopped"), "stop.json": {}}, "interrupted", True, None),
+    "given-up-at-rest": ({"started.json": {"attempt": 1}, "exit.json": ended(75), "stop.json": {}}, "interrupted", True, None),
+    "interrupted": ({"started.json": {"attempt": 1}, "exit.json": ended(75)}, "interrupted", True, 2),
+    "machine-went-down": ({"started.json": {"attempt": 3}, "exit.json": ended(75)}, None, True, 4),
+    "went-down-before-a-checkpoint": ({"started.json": {"attempt": 1}}, None, False, None),
+    "went-down-after-saving": ({"started.json": {"attempt": 1}}, "interrupted", False, 2),
+    "went-down-after-the-end": ({"started.json": {"attempt": 1}}, "complete", True, None),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_trainer_is_started_once_and_again_only_to_go_on(tmp_path, name):
+    files, outcome, checkpoint, expected = STARTS[name]
+    for file, body in files.items():
+        (tmp_path / file).write_text(json.dumps(body))
+    for folder in ("ml/model", "ml/checkpoints"):
+        (tmp_path / folder).mkdir(parents=True)
+    if outcome:
+        (tmp_path / "ml/model/manifest.json").write_text(json.dumps({"outcome": outcome}))
+    if checkpoint:
+        (tmp_path / "ml/checkpoints/step-10").mkdir()
+    assert may_start(tmp_path) == expected
 
 
 def test_the_request_is_pure_and_names_secrets_only(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from cloudtune.clock import VirtualClock
 from cloudtune.errors import AuthError, RejectedError, UnavailableError, UsageError
+from cloudtune.filelock import held
 from cloudtune.job import JobState, LaunchId, Progress
 from cloudtune.ledger.ledger import Launch
 from cloudtune.providers import registry
@@ -16,7 +17,7 @@ from cloudtune.verbs.cost import cost
 from cloudtune.verbs.jobs import failure, ps, status
 from cloudtune.verbs.launch import launch
 from cloudtune.verbs.logs import logs
-from cloudtune.verbs.reconcile import WAIT_SECONDS, reconcile
+from cloudtune.verbs.reconcile import WAIT_SECONDS, launching_lock, reconcile
 from cloudtune.verbs.stop import stop
 from cloudtune.verbs.track import atrack, track
 from tests import builders
@@ -101,6 +102,19 @@ def test_a_clock_that_was_set_back_leaves_no_launch_open(stage):
     it = stage()
     it.session.ledger.intend(Launch(LaunchId("bot-abc"), "scripted", "bot", "", ""))
     it.clock.jump(-86400)
+    assert reconcile(it.session).abandoned == ("bot-abc",)
+
+
+def test_a_launcher_at_work_is_left_alone(stage):
+    """Between its intention and its confirmation nobody else settles the launch, however long it takes."""
+    it = stage()
+    it.session.ledger.intend(Launch(LaunchId("bot-abc"), "scripted", "bot", "", ""))
+    it.clock.sleep(10 * WAIT_SECONDS)
+    with held(launching_lock(it.session, LaunchId("bot-abc")), it.clock):
+        assert reconcile(it.session).waiting == ("bot-abc",)
+        assert "find" not in it.jobs.calls
+        with pytest.raises(UsageError, match="being launched by another process"):
+            it.launch()
     assert reconcile(it.session).abandoned == ("bot-abc",)
 
 
