@@ -39,6 +39,7 @@ COMMANDS = {
     "collect": "Bring a job's files home and check them.",
     "cost": "What jobs have cost so far.",
     "reconcile": "Settle what a crash left open.",
+    "catalog": "Machines and their prices; refresh fetches newer ones.",
     "schema": "Print the recipe's JSON schema, for editors.",
     "doctor": "Check this installation and where settings come from.",
 }

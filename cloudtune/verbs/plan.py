@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloudtune.models.registry import find_shape
-from cloudtune.offers.lookup import load_offers, local_offer
+from cloudtune.offers.catalog import offers_of
+from cloudtune.offers.lookup import local_offer
 from cloudtune.planning.decide import Question, decide, relevant
 from cloudtune.planning.drift import changes
 from cloudtune.providers.local.machine import Machine, this_machine
@@ -41,9 +42,9 @@ def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Ses
     return plan.model_copy(update={"inputs": fingerprints(plan.recipe, loaded.dir)})
 
 
-def changed_since(plan: Plan) -> tuple[str, ...]:
+def changed_since(plan: Plan, *, session: Session) -> tuple[str, ...]:
     """What has changed since a saved plan was made, one sentence each: prices, offers, data, cloudtune. Empty: nothing."""
-    offers = known_offers(plan.chosen.provider)
+    offers = known_offers(plan.chosen.provider, session)
     return changes(plan, offers, fingerprints(plan.recipe, Path(plan.recipe_dir)), cloudtune_version())
 
 
@@ -63,7 +64,7 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
         recipe_dir=str(loaded.dir.resolve()),
         shape=shape_of(recipe, loaded.dir, session),
         stats=measure(recipe, loaded.dir, tokenizer=find_tokenizer(recipe.model.base, loaded.dir)),
-        offers=relevant(known_offers(asked), asked, recipe.compute.regions),
+        offers=relevant(known_offers(asked, session), asked, recipe.compute.regions),
         provider=asked,
         cloudtune_version=cloudtune_version(),
         today=session.clock.now().date(),
@@ -81,11 +82,11 @@ def shape_of(recipe: Recipe, base_dir: Path, session: Session) -> ModelShape:
     return find_shape(recipe.model.base, config=config, base_dir=base_dir, revision=recipe.model.revision, fetch_config=fetch)
 
 
-def known_offers(provider: str | None) -> tuple[Offer, ...]:
-    """This machine and the shipped price tables, or only those of ``provider``."""
+def known_offers(provider: str | None, session: Session) -> tuple[Offer, ...]:
+    """This machine, and the shipped price tables with the user's catalog over them; or only those of ``provider``."""
     local = (_local(this_machine()),) if provider in (None, "local") else ()
     clouds = [name for name in CLOUDS if provider in (None, name)]
-    return (*local, *(offer for name in clouds for offer in load_offers(name)))
+    return (*local, *(offer for name in clouds for offer in offers_of(name, session.settings.home)))
 
 
 def _local(machine: Machine) -> Offer:
