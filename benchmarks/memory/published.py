@@ -26,8 +26,8 @@ from cloudtune.errors import CloudtuneError  # noqa: E402
 from cloudtune.memory.allocator import replay  # noqa: E402
 from cloudtune.memory.device import Device  # noqa: E402
 from cloudtune.memory.program import Job, tape_of  # noqa: E402
-from cloudtune.models.registry import find_shape  # noqa: E402
 from cloudtune.models.families import shape_of  # noqa: E402
+from cloudtune.models.registry import find_shape  # noqa: E402
 from cloudtune.models.shape import ModelShape, Tensor  # noqa: E402
 from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod  # noqa: E402
 
@@ -70,7 +70,7 @@ def predict(row: Row) -> int:
         raise Refusal("no figure in a stated unit")
     if row.metric not in METRICS:
         raise Refusal("the metric is not stated")
-    job, program = job_of(row)
+    job, _ = job_of(row)
     tape = tape_of(job)
     result = replay(tape, expandable=job.behaviour.allocator == "expandable", capacity=_capacity(row))
     if METRICS[row.metric] == "allocated":
@@ -140,7 +140,7 @@ def method_of(row: Row) -> Any:
 def shape_named(name: str) -> tuple[ModelShape, str]:
     """The model's shape and the task: ``bert-large-uncased (sequence classification head)`` says both."""
     extra = json.loads((HERE / "data" / "models.json").read_text("utf-8"))
-    base = name.split(" (")[0]
+    base = name.partition(" (")[0]
     task = "classification" if "classification" in name else ""
     base = extra["names"].get(base.lower(), base)
     if base in extra["configs"]:
@@ -178,9 +178,9 @@ class Verdict:
 
 def judge(row: Row) -> Verdict:
     """Whether the job runs within card - context."""
+    if row.card_bytes is None:
+        return Verdict(row.id, row.outcome, "none", right=False, reason="the card's size is not stated")
     try:
-        if row.card_bytes is None:
-            raise Refusal("the card's size is not stated")
         job, _ = job_of(row)
         result = replay(tape_of(job), expandable=job.behaviour.allocator == "expandable", capacity=_capacity(row))
     except (Refusal, CloudtuneError) as refusal:

@@ -109,8 +109,7 @@ class Allocator:
             self._split(pool, block, size, rest)
         block.free = False
         self.allocated += block.size
-        if self.allocated > self.peak_allocated:
-            self.peak_allocated = self.allocated
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block
 
     def _split(self, pool: Pool, block: Block, size: int, rest: int) -> None:
@@ -172,8 +171,7 @@ class Allocator:
             if self.reserved + size > self.capacity:
                 raise OutOfMemory
         self.reserved += size
-        if self.reserved > self.peak_reserved:
-            self.peak_reserved = self.reserved
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
 
     def _expand(self, pool: Pool, size: int) -> Block:
         """Map further pages at the end of the pool's range; a free block there is used first."""

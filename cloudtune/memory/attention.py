@@ -10,7 +10,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloudtune.memory.autograd import Node, Run, Saved, Value
-from cloudtune.memory.ops import Grads, add, cast, concatenate, copy, dropout, lowered, matmul, multiply, narrow, negate, scale, softmax, tanh, tracked, view
+from cloudtune.memory.ops import (
+    Grads,
+    add,
+    cast,
+    concatenate,
+    copy,
+    dropout,
+    lowered,
+    matmul,
+    multiply,
+    narrow,
+    negate,
+    scale,
+    softmax,
+    tanh,
+    tracked,
+    view,
+)
 
 Kernel = Literal["flash", "efficient", "math", "eager", "cpu"]
 
@@ -118,7 +135,7 @@ def _efficient_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
     return grads
 
 
-def _cpu_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _cpu_back(run: Run, saved: Saved, _grad: Value, _node: Node) -> Grads:
     return tuple(run.like(item, "attention gradient") for item in saved[:3])
 
 

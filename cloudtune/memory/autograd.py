@@ -76,7 +76,7 @@ class Leaf(Node):
         self.reduced = False
 
 
-def _nothing(run: Run, saved: Saved, grad: Value, node: Node) -> tuple[Value | None, ...]:
+def _nothing(_run: Run, _saved: Saved, _grad: Value, _node: Node) -> tuple[Value | None, ...]:
     return ()
 
 
@@ -115,7 +115,22 @@ class Packed:
 class Run:
     """One process's run: the tape, whether gradients are recorded, and the checkpoint at work."""
 
-    __slots__ = ("autocast", "casts", "cuda", "frame", "grad_enabled", "recording", "sequence", "softmax_keeps_input", "stop_at", "sums_in_place", "tape", "thread", "workspace_bytes", "workspaces")
+    __slots__ = (
+        "autocast",
+        "casts",
+        "cuda",
+        "frame",
+        "grad_enabled",
+        "recording",
+        "sequence",
+        "softmax_keeps_input",
+        "stop_at",
+        "sums_in_place",
+        "tape",
+        "thread",
+        "workspace_bytes",
+        "workspaces",
+    )
 
     def __init__(self, tape: Tape, workspace_bytes: int = 0, *, cuda: bool = True) -> None:
         self.tape = tape
@@ -263,7 +278,8 @@ def _reentrant(run: Run, saved: Saved, grad: Value, node: Node) -> tuple[Value |
     (inputs,) = saved
     leaf = Leaf("checkpoint input", inputs.count, inputs.word)
     outer = run.thread
-    out = node.extra(inputs.view(leaf))
+    again: Callable[[Value], Value] = node.extra
+    out = again(inputs.view(leaf))
     run.casts.clear()
     run.backward(out.node, grad.view())
     run.thread = outer

@@ -6,16 +6,17 @@ that is how long the tensors live.
 
 from __future__ import annotations
 
-from cloudtune.memory.attention import Heads, Kernel, choose, repeat_heads, rotate, rotate_part, sdpa
+from cloudtune.memory.attending import heads_of, mix
+from cloudtune.memory.attention import rotate, rotate_part
 from cloudtune.memory.autograd import Value
 from cloudtune.memory.context import Context
 from cloudtune.memory.feed import feed
 from cloudtune.memory.inventory import Layer, no_template
 from cloudtune.memory.lora import apply
+from cloudtune.memory.mixers import latent_attention, linear_attention
 from cloudtune.memory.norms import norm
 from cloudtune.memory.ops import add, multiply, narrow, tanh, view
 from cloudtune.models.shape import AttentionShape
-
 
 # families whose code rotates a part of each head and puts both parts together again
 PARTIAL = frozenset({"phi", "phi3"})
@@ -91,12 +92,12 @@ def _parallel(ctx: Context, layer: Layer, value: Value) -> Value:
 def attention(ctx: Context, layer: Layer, value: Value) -> Value:
     """The sequence mixer of a decoder layer."""
     shape = layer.block.attention
-    if shape is None or shape.kind != "softmax":
-        from cloudtune.memory.mixers import linear_attention, latent_attention
-
-        if shape is None:
-            raise no_template(ctx.shape.model_type)
-        return latent_attention(ctx, layer, shape, value) if shape.kind == "mla" else linear_attention(ctx, layer, shape, value)
+    if shape is None:
+        raise no_template(ctx.shape.model_type)
+    if shape.kind == "mla":
+        return latent_attention(ctx, layer, shape, value)
+    if shape.kind == "linear":
+        return linear_attention(ctx, layer, shape, value)
     return _softmax_attention(ctx, layer, shape, value)
 
 
@@ -111,8 +112,7 @@ def _softmax_attention(ctx: Context, layer: Layer, shape: AttentionShape, value:
     if gate is not None:
         mixed = multiply(run, mixed, tanh(run, gate, "gate"), "gated attention")
     out = layer.one("self_attn.o_proj", "self_attn.dense", "self_attention.dense")
-    mixed = apply(run, out, mixed, ctx.casting)
-    return mixed
+    return apply(run, out, mixed, ctx.casting)
 
 
 def _project(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> tuple[Value, Value, Value, Value | None]:
@@ -139,42 +139,3 @@ def _project(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) ->
 def _normed(ctx: Context, layer: Layer, name: str, value: Value) -> Value:
     weights = layer.norm(name, name.replace("_norm", "_layernorm"))
     return value if weights is None else norm(ctx, weights, value, weights[0].count)
-
-
-def heads_of(ctx: Context, shape: AttentionShape) -> Heads:
-    """The attention call of this batch."""
-    chance = ctx.shape.attention_dropout if ctx.training else 0.0
-    return Heads(
-        ctx.batch,
-        ctx.length,
-        shape.heads,
-        shape.kv_heads,
-        shape.head_dim,
-        shape.v_head_dim,
-        mask=ctx.mask,
-        dropout=chance,
-        softcap=shape.softcap is not None,
-        sinks=shape.sinks,
-        causal=ctx.shape.family == "decoder",
-    )
-
-
-def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> Value:
-    """Attention through the interface that transformers picks by name."""
-    behaviour, run = ctx.behaviour, ctx.run
-    if behaviour.attention == "eager" or heads.softcap or heads.sinks:
-        return sdpa(run, query, key, values, heads, "eager")
-    if behaviour.attention == "flash_attention_2":
-        return sdpa(run, query, key, values, heads, "flash")
-    grouped = heads.keys != heads.queries
-    if grouped and (behaviour.expand_kv or heads.mask is not None or heads.width > 256):
-        key, values = repeat_heads(run, key, heads), repeat_heads(run, values, heads)
-        grouped = False
-    kernel: Kernel
-    if not run.cuda:
-        kernel = "cpu"
-    elif behaviour.sdpa_kernel != "auto":
-        kernel = behaviour.sdpa_kernel
-    else:
-        kernel = choose(ctx.capability, run.autocast or query.word, heads, grouped=grouped, masked=heads.mask is not None)
-    return sdpa(run, query, key, values, heads, kernel)

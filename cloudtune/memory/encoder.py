@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cloudtune.memory.attending import heads_of, mix
 from cloudtune.memory.attention import Heads, rotate
 from cloudtune.memory.autograd import Leaf, Value
 from cloudtune.memory.context import Context
-from cloudtune.memory.decoder import heads_of, mix
 from cloudtune.memory.feed import fused_gated
 from cloudtune.memory.inventory import Layer, no_template
 from cloudtune.memory.lora import apply

@@ -41,11 +41,16 @@ def _reasons(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) 
         found.append(Evidence(0.05, "full training: traced on the CPU, measured on BERT-large only"))
     if isinstance(recipe.method, QloraMethod):
         int8 = recipe.method.quantization == "int8"
-        found.append(Evidence(0.1, "8-bit training: modelled, not measured") if int8 else Evidence(0.05, "4-bit: measured on T4 and RTX 4080"))
+        found.append(
+            Evidence(0.1, "8-bit training: modelled, not measured") if int8 else Evidence(0.05, "4-bit: measured on T4 and RTX 4080")
+        )
     if any(block.mlp.kind == "moe" for block in shape.blocks):
         found.append(Evidence(0.12, "mixture of experts: traced on the CPU, no published run with a stated configuration"))
-    if any(block.attention is not None and block.attention.kind != "softmax" for block in shape.blocks):
-        found.append(Evidence(0.15, "latent or linear attention: modelled, not measured"))
+    kinds = {block.attention.kind for block in shape.blocks if block.attention is not None}
+    if "mla" in kinds:
+        found.append(Evidence(0.15, "latent attention: traced on the CPU, not measured"))
+    if "linear" in kinds:
+        found.append(Evidence(0.25, "linear attention: counted by its large tensors, not measured"))
     if layout.data_parallel > 1:
         found.append(Evidence(0.15, "several GPUs: communication buffers are class values"))
     return found

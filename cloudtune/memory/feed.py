@@ -6,7 +6,22 @@ from cloudtune.memory.autograd import Leaf, Node, Run, Saved, Value
 from cloudtune.memory.context import Context
 from cloudtune.memory.inventory import Layer
 from cloudtune.memory.lora import apply
-from cloudtune.memory.ops import Grads, activation, add, cast, linear, lowered, multiply, narrow, scale, shift, softmax, split, tanh, tracked
+from cloudtune.memory.ops import (
+    Grads,
+    activation,
+    add,
+    cast,
+    linear,
+    lowered,
+    multiply,
+    narrow,
+    scale,
+    shift,
+    softmax,
+    split,
+    tanh,
+    tracked,
+)
 from cloudtune.models.shape import MlpShape
 
 
@@ -29,7 +44,12 @@ def _gated(ctx: Context, layer: Layer, prefix: str, value: Value, *, fused: bool
     return apply(
         run,
         down,
-        multiply(run, activation(run, apply(run, gate, value, casting), layer.block.mlp.activation), apply(run, up, value, casting), "gated activation"),
+        multiply(
+            run,
+            activation(run, apply(run, gate, value, casting), layer.block.mlp.activation),
+            apply(run, up, value, casting),
+            "gated activation",
+        ),
         casting,
     )
 

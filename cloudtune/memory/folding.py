@@ -118,9 +118,8 @@ def unfold(short: Tape, folds: list[Fold]) -> Tape:
     """The tape of the whole model. ``folds`` in the order of their forward pieces, one step after the other."""
     writer = _Writer(short)
     cuts: list[tuple[int, int, Fold]] = []
-    for fold in folds:
-        cuts.append((fold.forward.events[1], 0, fold))
-        cuts.append((fold.backward.events[0], 1, fold))
+    cuts.extend((fold.forward.events[1], 0, fold) for fold in folds)
+    cuts.extend((fold.backward.events[0], 1, fold) for fold in folds)
     bases: dict[int, list[int]] = {}
     positions: list[tuple[int, int]] = []
     done, ident = 0, 0
@@ -175,7 +174,7 @@ def _backward(writer: _Writer, fold: Fold, bases: list[int]) -> None:
     """Repeat c's backward events, last repetition first; then c itself follows with its own forward tensors."""
     where = writer.where
     (first_b, stop_b), (first_c, stop_c) = fold.before.ids, fold.forward.ids
-    (first_d, stop_d), (first_g, _) = fold.after.ids, fold.backward.ids
+    first_d, stop_d = fold.after.ids
     template = _Template(writer.short, fold.backward)
     incoming = where[first_d] if stop_d > first_d else 0
     made: list[int] = []

@@ -131,6 +131,8 @@ class Trained:
 
     groups: list[tuple[list[Leaf], int]] = field(default_factory=list)
     """Leaves of one layer (or of the ends) and how many layers they stand for."""
+    stored_word: int = 0
+    """Bytes per number of the stored parameters when it differs from the computing ones; 0 = it does not."""
 
     def open(self, copies: int) -> None:
         """What follows belongs to a layer that stands for ``copies``."""
@@ -138,7 +140,7 @@ class Trained:
 
     def leaf(self, name: str, count: int, word: int) -> Leaf:
         """A new trained parameter of the open layer."""
-        leaf = Leaf(name, count, word)
+        leaf = Leaf(name, count, self.stored_word or word)
         self.groups[-1][0].append(leaf)
         return leaf
 
@@ -148,9 +150,7 @@ class Trained:
         return [leaf for leaves, copies in self.groups for _ in range(copies) for leaf in leaves]
 
 
-def build_layer(
-    block: Block, index: int, copies: int, shape: ModelShape, method: Method, behaviour: Behaviour, trained: Trained
-) -> Layer:
+def build_layer(block: Block, index: int, copies: int, shape: ModelShape, method: Method, behaviour: Behaviour, trained: Trained) -> Layer:
     """Weights, adapters and leaves of one layer."""
     name = f"{shape.layers_name}.{index}"
     layer = Layer(block, name, copies=copies)
@@ -158,7 +158,7 @@ def build_layer(
     full = isinstance(method, FullMethod)
     weights: dict[str, Weight] = {}
     for tensor in block.tensors:
-        word = weight_word(tensor, method, behaviour, quantised=is_quantised(tensor, "", method, output_name(shape)))
+        word = weight_word(method, behaviour, quantised=is_quantised(tensor, "", method, output_name(shape)))
         whole = f"{name}.{tensor.name}"
         leaf = trained.leaf(whole, tensor.numel, word) if full and tensor.tied_to is None else None
         weights[tensor.name] = Weight(whole, tensor.numel, word, leaf=leaf)
@@ -171,7 +171,7 @@ def build_layer(
         elif tensor.kind in {"experts", "router", "conv", "other"}:
             short = tensor.name.rpartition(".")[2]
             layer.experts[short] = weights[tensor.name]
-            if tensor.kind == "experts" and not full and _is_expert_target(tensor, block, method):
+            if tensor.kind == "experts" and not isinstance(method, FullMethod) and _is_expert_target(tensor, block, method):
                 layer.expert_adapters[short] = _expert_adapter(weights[tensor.name].name, tensor, method, behaviour, trained)
     return layer
 
@@ -200,7 +200,7 @@ def _expert_adapter(name: str, tensor: Tensor, method: LoraMethod, behaviour: Be
     return Adapter(down, up, rank)
 
 
-def weight_word(tensor: Tensor, method: Method, behaviour: Behaviour, *, quantised: bool) -> int:
+def weight_word(method: Method, behaviour: Behaviour, *, quantised: bool) -> int:
     """Bytes per number of a parameter that is not packed."""
     if isinstance(method, FullMethod):
         return behaviour.full_word

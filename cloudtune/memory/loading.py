@@ -38,7 +38,11 @@ def parameters(shape: ModelShape, method: Method, behaviour: Behaviour) -> Itera
         key = id(tensor)
         if key not in forms or name == output:
             quantised = is_quantised(tensor, name, method, output)
-            forms[key] = (stored(tensor, name, method, behaviour, output), quantised, weight_word(tensor, method, behaviour, quantised=quantised))
+            forms[key] = (
+                stored(tensor, name, method, behaviour, output),
+                quantised,
+                weight_word(method, behaviour, quantised=quantised),
+            )
         form, quantised, word = forms[key]
         yield Parameter(name, tensor, form, quantised, word)
 
@@ -50,9 +54,7 @@ def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, sh
     if behaviour.loading == "device" and shards == 1:
         warm = Storage(tape, sum(parameter.form.bytes for parameter in every), "warm-up")
         del warm
-    held: list[tuple[Parameter, list[Storage]]] = []
-    for parameter in every:
-        held.append((parameter, _place(tape, parameter, shards)))
+    held = [(parameter, _place(tape, parameter, shards)) for parameter in every]
     if behaviour.kbit_upcast and isinstance(method, QloraMethod):
         _upcast(tape, held, behaviour)
         tape.command("empty_cache")

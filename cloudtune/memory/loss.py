@@ -103,7 +103,7 @@ def _likelihood_back(run: Run, saved: Saved, _grad: Value, _node: Node) -> Grads
     return (out,)
 
 
-def _log_softmax_back(run: Run, saved: Saved, grad: Value, _node: Node) -> Grads:
+def _log_softmax_back(run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
     kind, run.tape.kind = run.tape.kind, KIND
     out = run.like(grad, "gradient of fp32 logits")
     run.tape.kind = kind

@@ -28,7 +28,7 @@ def view(run: Run, value: Value) -> Value:
     return out
 
 
-def _pass_on(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _pass_on(_run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
     return (grad.view(),)
 
 
@@ -40,7 +40,7 @@ def narrow(run: Run, value: Value, count: int) -> Value:
     return out
 
 
-def _narrow_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _narrow_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     return (run.new(node.extra, grad.word, "slice gradient"),)
 
 
@@ -56,7 +56,7 @@ def split(run: Run, value: Value, counts: tuple[int, ...]) -> tuple[Value, ...]:
     return pieces
 
 
-def _split_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _split_back(run: Run, _saved: Saved, _grad: Value, node: Node) -> Grads:
     count, word = node.extra
     return (run.new(count, word, "joined gradient"),)
 
@@ -76,7 +76,7 @@ def lowered(run: Run, value: Value) -> Value:
     return cast(run, value, run.autocast, "autocast input") if run.autocast else value
 
 
-def _cast_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _cast_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     parent = node.parents[0]
     if isinstance(parent, Leaf):
         return (run.kept(grad.count, node.extra, f"gradient of {parent.name}"),)
@@ -91,7 +91,7 @@ def copy(run: Run, value: Value, name: str = "copy", count: int = 0) -> Value:
     return out
 
 
-def _copy_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _copy_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     if grad.count == node.extra:
         return (grad.view(),)
     return (run.new(node.extra, grad.word, "sum over expanded heads"),)
@@ -105,7 +105,7 @@ def concatenate(run: Run, parts: tuple[Value, ...], name: str = "concatenation")
     return out
 
 
-def _concatenate_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _concatenate_back(_run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     return tuple(Value(grad.store, count, grad.word) for count in node.extra)
 
 
@@ -121,7 +121,7 @@ def add(run: Run, left: Value, right: Value, name: str = "sum") -> Value:
     return out
 
 
-def _add_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _add_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     pieces: list[Value | None] = []
     for parent, (word, count) in zip(node.parents, node.extra, strict=True):
         if parent is None:
@@ -141,7 +141,7 @@ def scale(run: Run, value: Value, name: str = "scaled") -> Value:
     return out
 
 
-def _like_grad(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _like_grad(run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
     return (run.like(grad, "gradient"),)
 
 
@@ -162,7 +162,7 @@ def multiply(run: Run, left: Value, right: Value, name: str = "product") -> Valu
     return out
 
 
-def _multiply_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _multiply_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     pieces: list[Value | None] = []
     for parent, (word, count) in zip(node.parents, node.extra, strict=True):
         if parent is None:
@@ -265,7 +265,7 @@ def linear(run: Run, value: Value, weight: Weight, features: tuple[int, int], bi
     return out
 
 
-def _linear_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _linear_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     count, word, weight, bias = node.extra
     run.matrix_product()
     of_value = run.new(count, word, "input gradient") if node.parents[1] is not None else None
@@ -292,7 +292,7 @@ def matmul(run: Run, left: Value, right: Value, count: int, name: str) -> Value:
     return out
 
 
-def _matmul_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _matmul_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     run.matrix_product()
     return tuple(
         run.new(count, grad.word, "product gradient") if parent is not None else None
@@ -315,7 +315,7 @@ def square_mean(run: Run, value: Value, rows: int) -> Value:
     return mean
 
 
-def _square_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _square_back(run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
     """grad x (2 x value¹): value to the power 1 and the product with 2 are tensors of their own (pow_backward)."""
     power = run.like(grad, "power gradient")
     twice = run.like(grad, "power gradient")
@@ -325,7 +325,7 @@ def _square_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
     return (out,)
 
 
-def _mean_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _mean_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     """The gradient is expanded (a view), then divided by the width (a tensor)."""
     return (run.new(node.extra, grad.word, "mean gradient"),)
 
@@ -346,7 +346,7 @@ def _shift(run: Run, value: Value) -> Value:
     return out
 
 
-def _rsqrt_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _rsqrt_back(run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
     """-½ x grad x result³, small."""
     cube = run.like(grad, "cube")
     half = run.like(grad, "half")
@@ -367,7 +367,7 @@ def layer_norm(run: Run, value: Value, weight: Weight, bias: Weight | None, rows
     return out
 
 
-def _layer_norm_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _layer_norm_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     weight, bias = node.extra
     of_value = run.like(grad, "layer norm gradient") if node.parents[0] is not None else None
     of_weight = gradient_of(run, weight, weight.word) if node.parents[1] is not None else None
@@ -388,7 +388,7 @@ def softmax(run: Run, value: Value, out_word: int, name: str = "softmax") -> Val
     return out
 
 
-def _softmax_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _softmax_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     """ATen SoftMax.cu first makes grad x output, a tensor that no trace shows; the CPU casts back in a step of its own."""
     if not run.cuda:
         out = run.like(grad, "softmax gradient")
@@ -410,5 +410,5 @@ def embedding(run: Run, tokens: int, width: int, weight: Weight, name: str = "em
     return out
 
 
-def _embedding_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+def _embedding_back(run: Run, _saved: Saved, _grad: Value, node: Node) -> Grads:
     return (gradient_of(run, node.extra, node.extra.word),)

@@ -43,24 +43,7 @@ class Optimizer:
         self.tape.kind = kind
 
     def _states_of(self, count: int, leaf: Leaf) -> list[Storage]:
-        behaviour, tape = self.behaviour, self.tape
-        kind = behaviour.optimizer
-        if kind == "adafactor":
-            return [Storage(tape, size, f"second moment of {leaf.name}") for size in _factored(count)]
-        number = STATES[kind]
-        if kind in {"adamw_8bit", "lion_8bit"} and count >= SMALLEST_8BIT:
-            sizes = [count] * number
-            scales = [4 * -(-count // SCALE_BLOCK)] * number
-        elif kind in {"adamw_8bit", "lion_8bit", "adamw_32bit"}:
-            sizes, scales = [4 * count] * number, []
-        else:
-            sizes, scales = [leaf.word * count] * number, []
-        if behaviour.paged and count >= SMALLEST_PAGED:
-            sizes = []
-        made = [Storage(tape, size, f"moment of {leaf.name}") for size in (*sizes, *scales)]
-        if kind == "adamw" and behaviour.optimizer_kernel == "fused":
-            made.append(Storage(tape, 4, "step counter"))
-        return made
+        return [Storage(self.tape, size, f"moment of {leaf.name}") for size in state_sizes(count, leaf.word, self.behaviour)]
 
     def _borrow(self) -> None:
         """What the update itself needs: foreach one more copy of everything, the loop one tensor at a time, fused nothing."""
@@ -81,6 +64,25 @@ class Optimizer:
         for leaf in self.leaves:
             root = Storage(tape, leaf.word * -(-leaf.count // self.shards), "root of second moment")
             del root
+
+
+def state_sizes(count: int, word: int, behaviour: Behaviour) -> list[int]:
+    """Bytes of each state tensor of a parameter of ``count`` numbers of ``word`` bytes."""
+    kind = behaviour.optimizer
+    if kind == "adafactor":
+        return list(_factored(count))
+    number = STATES[kind]
+    eight = kind in {"adamw_8bit", "lion_8bit"}
+    if eight and count >= SMALLEST_8BIT:
+        sizes, scales = [count] * number, [4 * -(-count // SCALE_BLOCK)] * number
+    elif eight or kind == "adamw_32bit":
+        sizes, scales = [4 * count] * number, []
+    else:
+        sizes, scales = [word * count] * number, []
+    if behaviour.paged and count >= SMALLEST_PAGED:
+        sizes = []
+    counter = [4] if kind == "adamw" and behaviour.optimizer_kernel == "fused" else []
+    return [*sizes, *scales, *counter]
 
 
 def _factored(count: int) -> tuple[int, ...]:

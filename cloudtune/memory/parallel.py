@@ -58,7 +58,9 @@ class Sharding:
         """Embeddings, norm and head, each once."""
         kind, self.tape.kind = self.tape.kind, "gathered layers"
         word = self.job.behaviour.compute_word  # type: ignore[attr-defined]
-        self.root = [Storage(self.tape, weight.count * word, f"gathered {weight.name}") for weight in {id(w): w for w in ends.values()}.values()]
+        self.root = [
+            Storage(self.tape, weight.count * word, f"gathered {weight.name}") for weight in {id(w): w for w in ends.values()}.values()
+        ]
         self.tape.kind = kind
 
     def enter_backward(self, layers: list[Layer], index: int) -> None:

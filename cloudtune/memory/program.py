@@ -26,6 +26,7 @@ from cloudtune.models.shape import Block, ModelShape
 from cloudtune.recipe.spec import FullMethod
 from cloudtune.units import MIB
 
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """Everything a tape depends on. ``capability`` (0, 0) = CPU. ``shards`` > 1: FSDP over that many devices."""
@@ -54,9 +55,7 @@ def merged(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     for block in blocks:
         attention = replace(block.attention, window=None) if block.attention is not None else None
         groups.setdefault((block.tensors, attention, block.mlp), []).append(block)
-    return tuple(
-        replace(group[0], layers=tuple(sorted(index for block in group for index in block.layers))) for group in groups.values()
-    )
+    return tuple(replace(group[0], layers=tuple(sorted(index for block in group for index in block.layers))) for group in groups.values())
 
 
 def workspace_bytes(capability: tuple[int, int]) -> int:
@@ -75,7 +74,11 @@ class Program:
         self.run = Run(self.tape, workspace_bytes(job.capability), cuda=job.capability != (0, 0))
         self.run.sums_in_place = not job.traced
         self.run.softmax_keeps_input = job.behaviour.torch_version < (1, 11)
-        self.trained = Trained()
+        # sharded weights are gathered in the compute type, their shards, gradients and moments stay as they are stored
+        stored = job.behaviour.full_word if isinstance(job.method, FullMethod) else job.behaviour.adapter_word
+        self.trained = Trained(stored_word=stored if job.shards > 1 else 0)
+        word = job.behaviour.compute_word
+        self.computing = replace(job.behaviour, full_word=word, adapter_word=word) if job.shards > 1 else job.behaviour
         self.resident: list[Storage] = []
         self.layers: list[Layer] = []
         self.went: list[Span] = []
@@ -116,7 +119,7 @@ class Program:
         full = isinstance(job.method, FullMethod)
         self.trained.open(1)
         for tensor in (*shape.stem, *shape.head):
-            word = weight_word(tensor, job.method, job.behaviour, quantised=False)
+            word = weight_word(job.method, self.computing, quantised=False)
             owner = tensor.tied_to or tensor.name
             if owner in self.ends:
                 self.ends[tensor.name] = self.ends[owner]
@@ -125,7 +128,7 @@ class Program:
             self.ends[tensor.name] = Weight(tensor.name, tensor.numel, word, leaf=leaf)
         self._build_ends()
         for index, block, copies in self._rows():
-            layer = build_layer(block, index, copies, shape, job.method, job.behaviour, self.trained)
+            layer = build_layer(block, index, copies, shape, job.method, self.computing, self.trained)
             self.layers.append(layer)
         for index, layer in enumerate(self.layers):
             near = self.layers[max(0, index - 2) : index + 2]
@@ -137,7 +140,7 @@ class Program:
         self.trained.open(1)
         for tensor in job.shape.head:
             if tensor.kind == "linear" and tensor.name != output_name(job.shape):
-                self.end_layers[tensor.name] = linear_layer("", tensor, self.ends, job.method, job.behaviour, self.trained)
+                self.end_layers[tensor.name] = linear_layer("", tensor, self.ends, job.method, self.computing, self.trained)
 
     def _rows(self) -> list[tuple[int, Block, int]]:
         """(index, block, layers it stands for) of the layers that run, in order; rows of identical layers are folded."""

@@ -89,12 +89,18 @@ def job_of(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) ->
         behaviour=trainer_behaviour(recipe, layout, device),
         batch=layout.micro_batch_size,
         length=recipe.data.max_length,
-        capability=device.compute_capability,
+        capability=kernel_class(device.compute_capability),
         shards=layout.data_parallel if layout.sharding == "fsdp" else 1,
         replicas=layout.data_parallel if layout.sharding == "ddp" else 1,
         offload=layout.cpu_offload,
         task="masked_lm" if recipe.task == "masked_lm" else "causal_lm",
     )
+
+
+def kernel_class(capability: tuple[int, int]) -> tuple[int, int]:
+    """The oldest GPU that runs the same kernels: flash attention from 8.0, larger cuBLAS workspaces from 9.0 on."""
+    major = capability[0]
+    return (0, 0) if major == 0 else (7, 5) if major < 8 else (8, 0) if major == 8 else (9, 0)
 
 
 @lru_cache(maxsize=256)

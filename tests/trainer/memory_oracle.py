@@ -78,7 +78,7 @@ def as_on_cuda(*, autocast: bool) -> Iterator[None]:
     import transformers.masking_utils as masks
 
     saved = masks.find_packed_sequence_indices, torch.is_autocast_enabled
-    masks.find_packed_sequence_indices = lambda position_ids: None
+    masks.find_packed_sequence_indices = lambda *_: None
     if autocast:
         torch.is_autocast_enabled = lambda device_type="cpu": saved[1](device_type)  # type: ignore[assignment]
     try:
