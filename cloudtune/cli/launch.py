@@ -27,6 +27,9 @@ def launch(
     sets: Sets = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask before spending.")] = False,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Return the job's address as soon as it is accepted.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Rehearse the job here with your data and a shrunken model; spends nothing.")
+    ] = False,
     launch_id: Annotated[
         str | None, typer.Option("--id", help="Your own job id; the same id twice is one job.", show_default=False)
     ] = None,
@@ -40,6 +43,11 @@ def launch(
 
     with Session.open() as session:
         plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
+        if dry_run:
+            from cloudtune.cli.dryrun import rehearse_plan
+
+            rehearse_plan(plan, session, as_json=as_json)
+            return
         _show_plan(plan, to_stderr=as_json)
         if not yes:
             _ask(plan)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LOW_DISK_BYTES = 5 * 2**30
 TRAINING_STACK = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
-ENGINES = ("docker", "podman")
 NEEDED_SETTINGS = {"aws": ("aws_role", "aws_bucket", "aws_region"), "gcp": ("gcp_project", "gcp_bucket", "gcp_region")}
 CLOUD_PACKAGES = {"aws": ("boto3",), "gcp": ("google-cloud-aiplatform", "google-cloud-storage")}
 
@@ -107,9 +106,19 @@ def _machine() -> Iterator[Check]:
     gpus = ", ".join(f"{gpu.name} with {gib(gpu.memory_bytes)}" for gpu in machine.gpus) or "no GPU"
     yield Check("machine", "ok", f"{machine.cores} cores, {gib(machine.memory_bytes)} of memory, {gpus}")
     yield _packages("training stack", TRAINING_STACK, "jobs on this machine need it: pip install 'cloudtune[train]'")
-    engines = [name for name in ENGINES if shutil.which(name)]
-    hint = "" if engines else "only building images needs one; jobs on this machine run without"
-    yield Check("container engine", "ok" if engines else "note", ", ".join(engines) or "none found", hint)
+    yield from _engines()
+
+
+def _engines() -> Iterator[Check]:
+    """Every engine that could be meant, each tried by building and running something (half a second where it works)."""
+    from cloudtune.engine.probe import probe_all
+
+    hint = "images and dry runs in containers need one; jobs on this machine also run as plain processes"
+    verdicts = probe_all(os.environ)
+    if not verdicts:
+        yield Check("container engine", "note", "none runs here", hint)
+    for verdict in verdicts:
+        yield Check("container engine", "ok" if verdict.usable else "note", str(verdict), "" if verdict.usable else hint)
 
 
 def _packages(name: str, packages: Sequence[str], hint: str) -> Check:
