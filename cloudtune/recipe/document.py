@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 from cloudtune.errors import Fault, RecipeError
 from cloudtune.recipe.paths import Where, dotted, show_key
-from cloudtune.recipe.syntax import syntax_faults, unprintable_fault
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
 MAX_VALUES = 20_000
 
 _CORE = "tag:yaml.org,2002:"
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
@@ -87,9 +87,11 @@ def _text(raw: bytes | str, file: str) -> str:
         raise _refusal(file, 1, 1, f"the file is larger than {MAX_BYTES // 1024} KiB", "a recipe of a few kilobytes")
     text = raw if isinstance(raw, str) else _decoded(raw, file)
     text = text.removeprefix("\ufeff")
-    fault = unprintable_fault(text, file)
-    if fault:
-        raise RecipeError([fault])
+    bad = _UNPRINTABLE.search(text)
+    if bad:
+        from cloudtune.recipe.syntax import unprintable_fault
+
+        raise RecipeError([unprintable_fault(text, bad.start(), file)])
     return text
 
 
@@ -264,10 +266,10 @@ def _events(text: str, file: str, earlier: list[Fault]) -> Iterator[Any]:
     yaml = YAML(typ="safe", pure=True)
     try:
         yield from yaml.parse(text)
-    except YAMLError as error:
-        raise RecipeError([*earlier, *syntax_faults(error, text, file)]) from None
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+    except (YAMLError, ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
         # The parser itself stumbles over some broken inputs; for the author that is broken YAML too.
+        from cloudtune.recipe.syntax import syntax_faults
+
         raise RecipeError([*earlier, *syntax_faults(error, text, file)]) from None
 
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,6 +120,8 @@ def _check_message(message: Any) -> str | None:
 def _resembling(field: str, column: str, row: Mapping[str, Any]) -> str:
     names = [name for name in row if isinstance(name, str)]
     taken = next((name for name in _ALIASES.get(field, ()) if name in names), None)
+    import difflib  # 3 ms that only a fault costs
+
     close = taken or next(iter(difflib.get_close_matches(column, names, 1, 0.6)), None)
     if close:
         return f"; write columns: {{{field}: {_plain(close)}}} if {_plain(close)} is meant"

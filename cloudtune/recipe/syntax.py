@@ -12,7 +12,6 @@ from typing import Any
 
 from cloudtune.errors import Fault
 
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAB_INDENT = re.compile(r"^( *)\t[ \t]*[^\s#]", re.MULTILINE)
 _GLUED_KEY = re.compile(r" *((-)(?=[A-Za-z_])|(?:- )?[A-Za-z_]\w*:(?=[^\s:/]))")
 _MAX_TABS = 20
@@ -60,14 +59,11 @@ _MEANINGS = (
 )  # fmt: skip
 
 
-def unprintable_fault(text: str, file: str) -> Fault | None:
-    """A fault at the first character that no YAML text may contain, or None."""
-    match = _UNPRINTABLE.search(text)
-    if not match:
-        return None
-    line, column = position(text, match.start())
-    what = f"the character U+{ord(match.group()):04X} does not belong in a text file"
-    hint = "this looks like a binary file" if match.group() == "\0" else "remove it"
+def unprintable_fault(text: str, index: int, file: str) -> Fault:
+    """The fault at a character that no YAML text may contain."""
+    line, column = position(text, index)
+    what = f"the character U+{ord(text[index]):04X} does not belong in a text file"
+    hint = "this looks like a binary file" if text[index] == "\0" else "remove it"
     return Fault("", what, "YAML text", hint, file, line, column)
 
 

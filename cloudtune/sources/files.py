@@ -6,7 +6,6 @@ jsonl, json, csv and txt need the standard library; parquet needs pyarrow, which
 
 from __future__ import annotations
 
-import difflib
 import json
 import stat
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,14 @@ SAMPLE_BYTES = 8 * 2**20
 SAMPLE_ROWS = 1000
 MAX_PROBLEMS = 3
 DATA_ENDINGS = (*ENDINGS, ".parquet")
+_ROW_HINTS = {
+    ".jsonl": 'every line is one row, such as {"text": "..."}',
+    ".json": 'the file is one list of rows, such as [{"text": "..."}]',
+    ".csv": "the first line names the columns, every other has as many fields",
+    ".txt": "every line is one row",
+    ".parquet": "every row has the fields of its format",
+}
+_CONFIG_HINT = "this is the config.json that comes with the model"
 _MAX_CONFIG_BYTES = 16 * 2**20
 
 
@@ -84,13 +91,13 @@ def check_data(path: Path, row_format: str | None, columns: Mapping[str, str]) -
             what = row.problem or (check_row(row.row, row_format, columns) if row_format else None)
             if what:
                 what, _, hint = what.partition("; ")
-                problems.append(Problem(path, what, hint, row.line))
+                problems.append(Problem(path, what, hint or _ROW_HINTS[path.suffix.lower()], row.line))
             if len(problems) == MAX_PROBLEMS:
                 return Checked(tuple(problems), count)
     except SourceError as error:
         return Checked((Problem(path, error.what, error.hint),))
     if count == 0:
-        problems.append(Problem(path, "there are no rows in it"))
+        problems.append(Problem(path, "there are no rows in it", _ROW_HINTS[path.suffix.lower()]))
     return Checked(tuple(problems), count, small)
 
 
@@ -101,15 +108,15 @@ def check_file(path: Path) -> Problem | None:
         if stat.S_ISDIR(status.st_mode):
             return Problem(path, "this is a folder", _file_inside(path))
         if not stat.S_ISREG(status.st_mode):
-            return Problem(path, "this is no ordinary file")
+            return Problem(path, "this is no ordinary file", "name a file that can be read again and again")
         if status.st_size == 0:
-            return Problem(path, "the file is empty")
+            return Problem(path, "the file is empty", "write something into it, or name another")
         with path.open("rb") as stream:
             stream.read(1)
     except FileNotFoundError:
         return Problem(path, "there is no such file", _resembling(path))
     except (OSError, ValueError) as error:
-        return Problem(path, f"cannot be read ({_reason(error)})")
+        return Problem(path, f"cannot be read ({_reason(error)})", "check the path and its permissions")
     return None
 
 
@@ -122,10 +129,10 @@ def check_json_object(path: Path) -> Problem | None:
         with path.open("rb") as stream:
             value = json.loads(stream.read(_MAX_CONFIG_BYTES))
     except json.JSONDecodeError as error:
-        return Problem(path, f"not valid JSON at column {error.colno}", line=error.lineno)
+        return Problem(path, f"not valid JSON at column {error.colno}", _CONFIG_HINT, error.lineno)
     except (ValueError, RecursionError, OSError) as error:
-        return Problem(path, f"not valid JSON ({_reason(error)})")
-    return None if isinstance(value, dict) else Problem(path, "this is JSON, but no object {...}")
+        return Problem(path, f"not valid JSON ({_reason(error)})", _CONFIG_HINT)
+    return None if isinstance(value, dict) else Problem(path, "this is JSON, but no object {...}", _CONFIG_HINT)
 
 
 def check_text(path: Path) -> Problem | None:
@@ -136,8 +143,8 @@ def check_text(path: Path) -> Problem | None:
     try:
         text = path.read_bytes()[:_MAX_CONFIG_BYTES].decode("utf-8", errors="strict")
     except (OSError, UnicodeDecodeError) as error:
-        return Problem(path, f"this is no UTF-8 text ({_reason(error)})")
-    return None if text.strip() else Problem(path, "the file is empty")
+        return Problem(path, f"this is no UTF-8 text ({_reason(error)})", "save it as UTF-8")
+    return None if text.strip() else Problem(path, "the file is empty", "write something into it, or name another")
 
 
 def check_model_folder(path: Path) -> Problem | None:
@@ -146,9 +153,9 @@ def check_model_folder(path: Path) -> Problem | None:
         if not path.exists():
             return Problem(path, "there is no such folder", _resembling(path))
         if not path.is_dir():
-            return Problem(path, "this is a file; model.base is a folder")
+            return Problem(path, "this is a file", "model.base is a folder with config.json, weights and tokenizer")
     except (OSError, ValueError) as error:
-        return Problem(path, f"cannot be read ({_reason(error)})")
+        return Problem(path, f"cannot be read ({_reason(error)})", "check the path and its permissions")
     return check_json_object(path / "config.json")
 
 
@@ -189,9 +196,11 @@ def _resembling(path: Path) -> str:
     try:
         names = sorted(inner.name for inner in path.parent.iterdir())
     except (OSError, ValueError):
-        return "its folder is not there either"
+        return "its folder is not there either: paths start at the recipe's own folder"
+    import difflib
+
     close = difflib.get_close_matches(path.name, names, 1, 0.6)
-    return f"did you mean {close[0]}?" if close else ""
+    return f"did you mean {close[0]}?" if close else "paths start at the recipe's own folder"
 
 
 def known_rows(checked: list[Checked]) -> int | None:

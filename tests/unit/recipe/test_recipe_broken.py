@@ -46,6 +46,7 @@ def test_faults_of_broken_recipe(name: str) -> None:
         assert what in fault.what.replace(f"{BROKEN}/", "")
         assert fix in str(fault)
         assert str(fault).startswith(f"{path}:{line}:{column}: ")
+        assert fault.hint or fault.expected
     assert error.exit_code == 2
     assert error.code == "bad-recipe"
 
