@@ -20,8 +20,10 @@ DOCS = Path(__file__).parents[2] / "docs" / "trainer.md"
 
 @pytest.mark.parametrize(
     "method",
-    [LORA, NF4, INT8, FULL, {**LORA, "init": "pissa"}, {**LORA, "init": "olora"}, {**NF4, "use_dora": True}]
-    + [{**LORA, "trainable_tokens": [3, 4]}, {**LORA, "modules_to_save": ["norm"]}],
+    [
+        *(LORA, NF4, INT8, FULL, {**LORA, "init": "pissa"}, {**LORA, "init": "olora"}, {**NF4, "use_dora": True}),
+        *({**LORA, "trainable_tokens": [3, 4]}, {**LORA, "modules_to_save": ["norm"]}),
+    ],
     ids=lambda method: json.dumps(method)[9:70],
 )
 def test_evaluate_reproduces_the_manifest(root: Any, method: dict[str, Any]) -> None:

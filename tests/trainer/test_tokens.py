@@ -48,14 +48,18 @@ def spaced() -> Any:
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
-    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=200, special_tokens=["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"], show_progress=False
+    )
     backend.train_from_iterator(["say hello user assistant Here: Still 0 1 2 3 4 5 6 7 8 9, as before Again \n"] * 3, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="</s>", bos_token="<s>", unk_token="<unk>", extra_special_tokens=["<|im_start|>", "<|im_end|>"]
     )
 
 
-def sequences(tokenizer: Any, row: dict[str, Any], rows_format: str, *, template: str | None = None, loss_on: str = "completion") -> list[Sequence]:
+def sequences(
+    tokenizer: Any, row: dict[str, Any], rows_format: str, *, template: str | None = None, loss_on: str = "completion"
+) -> list[Sequence]:
     tokenizer.chat_template = template
     data = DataSpec(train=(DataSource(path="a.jsonl", format=rows_format),), loss_on=loss_on)
     return list(Tokens(tokenizer, data, "causal_lm", lambda: ChatRenderer(tokenizer)).sequences(row, rows_format, 0))
@@ -103,7 +107,11 @@ def test_completion_and_text(tokenizer: Any) -> None:
 
 
 def test_nothing_to_learn_in_empty_answers(tokenizer: Any) -> None:
-    for row, rows_format in (({"prompt": "a", "completion": ""}, "completion"), ({"text": ""}, "text"), ({"instruction": "a", "output": ""}, "instruction")):
+    for row, rows_format in (
+        ({"prompt": "a", "completion": ""}, "completion"),
+        ({"text": ""}, "text"),
+        ({"instruction": "a", "output": ""}, "instruction"),
+    ):
         (one,) = sequences(tokenizer, row, rows_format)
         assert one.learned == 0
 
@@ -123,7 +131,9 @@ def test_chat_learns_the_answers_and_their_closing_tokens(tokenizer: Any) -> Non
     messages = [{"role": "system", "content": "Be brief."}, *CHATS[3]["messages"]]
     (one,) = sequences(tokenizer, {"messages": messages}, "chat", template=CHATML)
     assert learned(tokenizer, one) == ["Here: 3<|im_end|>", "Still 3, as before<|im_end|>"]
-    assert text(tokenizer, one).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nSay 3<|im_end|>\n<|im_start|>assistant\nHere")
+    assert text(tokenizer, one).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nSay 3<|im_end|>\n<|im_start|>assistant\nHere"
+    )
     (llama,) = sequences(tokenizer, {"messages": messages}, "chat", template=LLAMA3)
     assert learned(tokenizer, llama) == ["Here: 3<|eot_id|>", "Still 3, as before<|eot_id|>"]
 
@@ -148,7 +158,9 @@ def test_a_token_that_would_straddle_the_bound_is_cut(spaced: Any) -> None:
     bare = "{%- for message in messages -%}{{ message['content'] }}{%- endfor -%}</s>"
     messages = [{"role": "user", "content": "hel"}, {"role": "assistant", "content": "lo"}]
     assert len(spaced("hello", add_special_tokens=False).input_ids) == 1
-    (one,) = sequences(spaced, {"messages": messages}, "chat", template=bare.replace("</s>", "{{ '' if add_generation_prompt else '</s>' }}"))
+    (one,) = sequences(
+        spaced, {"messages": messages}, "chat", template=bare.replace("</s>", "{{ '' if add_generation_prompt else '</s>' }}")
+    )
     prompt = spaced("hel", add_special_tokens=False).input_ids
     assert one.ids[: len(prompt)].tolist() == prompt
     assert [stretch.strip() for stretch in learned(spaced, one)] == ["lo</s>"]

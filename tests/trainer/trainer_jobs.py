@@ -21,7 +21,8 @@ INT8 = {**NF4, "quantization": "int8"}
 FULL = {"type": "full"}
 
 INSTRUCTIONS = [
-    {"instruction": f"What is {number} plus one?", "input": "Count." if number % 3 else "", "output": f"It is {number + 1}."} for number in range(24)
+    {"instruction": f"What is {number} plus one?", "input": "Count." if number % 3 else "", "output": f"It is {number + 1}."}
+    for number in range(24)
 ]
 CHATS = [
     {
@@ -52,7 +53,7 @@ def job_file(
     max_seconds: int | None = None,
 ) -> JobFile:
     """A job on the CPU with a local base model under ``model/`` and one data file; 6 steps of 8 rows unless told otherwise."""
-    source = DataSource(path=f"train/0-rows.jsonl", format=rows_format)
+    source = DataSource(path="train/0-rows.jsonl", format=rows_format)
     settings = {
         "max_steps": 6,
         "batch_size": 8,
@@ -87,7 +88,9 @@ def job_file(
         sharding="ddp" if workers > 1 else "none",
     )
     train = (Channel(path=source.path, source=source),)
-    return JobFile(cloudtune_version="test", recipe=recipe, layout=layout, device="cpu", model_path="model", train=train, max_seconds=max_seconds)
+    return JobFile(
+        cloudtune_version="test", recipe=recipe, layout=layout, device="cpu", model_path="model", train=train, max_seconds=max_seconds
+    )
 
 
 @dataclass(frozen=True)

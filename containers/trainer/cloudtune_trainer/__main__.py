@@ -1,6 +1,7 @@
 """``python -m cloudtune_trainer``: exit 0 when done, 75 when interrupted after a checkpoint, 1 when failed.
 
-Reads the orders before anything heavy is imported, so that bad ones are refused at once.
+Reads the orders before anything heavy is imported, so that bad ones are refused at once. With several GPUs this process
+only starts one worker per GPU (``crew``); it also runs under torchrun.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from cloudtune_trainer import surroundings
+from cloudtune.recipe.resolved import JobFile
+from cloudtune_trainer import crew, surroundings
 from cloudtune_trainer.failure import Failure
 from cloudtune_trainer.orders import is_finished, read_orders
 from cloudtune_trainer.paths import Paths
@@ -26,13 +28,20 @@ def main() -> int:
         job = read_orders(paths.job_file)
         if is_finished(paths.manifest):
             say("this job is finished already; nothing to do")
+            paths.failure.unlink(missing_ok=True)
             return COMPLETE
         surroundings.prepare(job)
-        from cloudtune_trainer.train import train
-
-        outcome = train(job, paths, stop)
-        return INTERRUPTED if outcome == "interrupted" else COMPLETE
+        if crew.is_needed(job, os.environ):
+            paths.failure.unlink(missing_ok=True)
+            return crew.run(job, paths, stop)
+        return _work(job, paths, stop)
     return FAILED
+
+
+def _work(job: JobFile, paths: Paths, stop: surroundings.StopSign) -> int:
+    from cloudtune_trainer.train import train
+
+    return INTERRUPTED if train(job, paths, stop) == "interrupted" else COMPLETE
 
 
 if __name__ == "__main__":

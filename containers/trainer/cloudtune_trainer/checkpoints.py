@@ -68,13 +68,13 @@ def exists(folder: Path, step: int) -> bool:
     return is_complete(_home(folder, step))
 
 
-def newest(folder: Path, job: str) -> Path | None:
-    """The newest complete checkpoint; incomplete ones are removed. Raises JobFailed when it belongs to another job."""
+def newest(folder: Path, job: str, *, tidy: bool = True) -> Path | None:
+    """The newest complete checkpoint; incomplete ones are removed (``tidy``). Raises JobFailed when it belongs to another job."""
     found = None
     for home in _all(folder):
         if is_complete(home):
             found = home
-        else:
+        elif tidy:
             shutil.rmtree(home)
     if found is not None and read_progress(found).job != job:
         hint = "give the job an empty folder, or remove its checkpoints"

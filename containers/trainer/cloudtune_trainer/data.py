@@ -115,14 +115,16 @@ def _rows(channel: Channel, paths: Paths) -> Iterator[dict[str, Any]]:
 
 def _numbered(channel: Channel, paths: Paths) -> Iterator[tuple[str, Any]]:
     """(place for messages, raw row) of a channel's file or data set."""
-    if is_remote(channel.path):
-        raise JobFailed(f"{channel.path} was not brought into the job", hint="the launcher stages object stores; the trainer reads files")
-    if not is_local_file(channel.path):
-        yield from _data_set(channel.path, channel.source.split)
-        return
     path = paths.inputs / channel.path
     if not path.is_file():
-        raise JobFailed("the data file is not there", where=str(path), hint="it was not staged; launch again")
+        if is_remote(channel.path):
+            raise JobFailed(
+                f"{channel.path} was not brought into the job", hint="the launcher stages object stores; the trainer reads files"
+            )
+        if is_local_file(channel.path):
+            raise JobFailed("the data file is not there", where=str(path), hint="it was not staged; launch again")
+        yield from _data_set(channel.path, channel.source.split)
+        return
     _check_digest(path, channel.sha256)
     ending = PurePosixPath(channel.path).suffix.lower()
     if ending == ".parquet":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -13,21 +14,18 @@ from cloudtune_trainer.report import say
 class Failure:
     """Context that writes the failure file when an error leaves it, says the sentence, and lets nothing further out.
 
-    ``failed`` tells afterwards. SystemExit and KeyboardInterrupt pass through.
+    SystemExit and KeyboardInterrupt pass through. A file that is there already stays: the first failure is the cause.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.failed = False
 
     def __enter__(self) -> Failure:
-        self.path.unlink(missing_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> bool:
         if not isinstance(error, Exception):
             return False
-        self.failed = True
         told = sentence(error)
         say(f"failed: {told}")
         if isinstance(error, CloudtuneError) and error.hint:
@@ -35,7 +33,8 @@ class Failure:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         details = "".join(traceback.format_exception(error))
         hint = f"{error.hint}\n" if isinstance(error, CloudtuneError) and error.hint else ""
-        self.path.write_text(f"{told}\n{hint}\n{details}", encoding="utf-8")
+        with suppress(FileExistsError), self.path.open("x", encoding="utf-8") as file:  # of several workers the first one knows why
+            file.write(f"{told}\n{hint}\n{details}")
         return True
 
 

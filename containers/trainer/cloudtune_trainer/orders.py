@@ -47,6 +47,8 @@ def _check_doable(job: JobFile) -> None:
     open_keys = [key for key, value in recipe.training.model_dump().items() if value == "auto"]
     if open_keys:
         raise JobFailed(f"job.json leaves training.{open_keys[0]} undecided", hint="the planner decides every auto before a job is made")
+    if job.layout.sharding == "fsdp" or job.layout.cpu_offload:
+        raise JobFailed("this trainer does not shard a model over GPUs yet", hint="choose a machine whose GPU holds the model")
     if recipe.task == "preference":
         raise JobFailed("this trainer does not train on preference pairs yet", hint="use task: causal_lm")
     if recipe.task == "masked_lm" and recipe.data.packing:

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from cloudtune_trainer.surroundings import StopSign
 END, PAD = "<|end|>", "<|pad|>"
 
 
-def ensure_quickstart(cache: Path, report: Report, stop: StopSign) -> Path:
+def ensure_quickstart(cache: Path, report: Report, stop: StopSign, recipe: Mapping[str, Any] = QUICKSTART_RECIPE) -> Path:
     """Folder of the model, built if it is not in ``cache``. Safe when several jobs start at once; raises Interrupted."""
     models = cache / "models"
     models.mkdir(parents=True, exist_ok=True)
-    home = models / f"quickstart-{key()}"
+    home = models / f"quickstart-{key(recipe)}"
     if home.is_dir():
         return home
     with _only_builder(models / f"{home.name}.lock", report):
@@ -36,18 +36,18 @@ def ensure_quickstart(cache: Path, report: Report, stop: StopSign) -> Path:
             for leftover in models.glob(f".{home.name}-*"):  # of a builder that was killed; we hold the lock
                 shutil.rmtree(leftover, ignore_errors=True)
             unfinished = models / f".{home.name}-{os.getpid()}"
-            build(unfinished, report, stop)
+            build(unfinished, report, stop, recipe)
             unfinished.rename(home)
     return home
 
 
-def key() -> str:
+def key(recipe: Mapping[str, Any] = QUICKSTART_RECIPE) -> str:
     """Twelve characters that change with anything that changes the model's bytes: sizes, texts, versions, processor kind."""
     from importlib.metadata import version
 
     parts = {
         "config": QUICKSTART_CONFIG,
-        "recipe": QUICKSTART_RECIPE,
+        "recipe": dict(recipe),
         "texts": hashlib.sha256("\0".join(_texts()).encode()).hexdigest(),
         "versions": [version(name) for name in ("torch", "transformers", "tokenizers")],
         "machine": platform.machine(),
@@ -73,7 +73,7 @@ def _texts() -> list[str]:
     return [topics[name] for name in sorted(topics)]
 
 
-def build(folder: Path, report: Report, stop: StopSign) -> None:
+def build(folder: Path, report: Report, stop: StopSign, recipe: Mapping[str, Any] = QUICKSTART_RECIPE) -> None:
     """Train tokenizer and model and save both into ``folder``."""
     import torch
 
@@ -81,9 +81,9 @@ def build(folder: Path, report: Report, stop: StopSign) -> None:
     texts = _texts()
     tokenizer = _tokenizer(texts)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(QUICKSTART_RECIPE["seed"])
+        torch.manual_seed(recipe["seed"])
         model = _new_model(tokenizer)
-        _pretrain(model, _token_stream(tokenizer, texts), report, stop)
+        _pretrain(model, _token_stream(tokenizer, texts), recipe, report, stop)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -128,11 +128,10 @@ def _new_model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
-def _pretrain(model: Any, stream: Any, report: Report, stop: StopSign) -> None:
+def _pretrain(model: Any, stream: Any, recipe: Mapping[str, Any], report: Report, stop: StopSign) -> None:
     """Next-token training on random windows. Muon for the matrices: it learns in 300 steps what AdamW alone does not in 600."""
     import torch
 
-    recipe = QUICKSTART_RECIPE
     steps, rows, width = recipe["steps"], recipe["rows_per_step"], recipe["window"]
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]

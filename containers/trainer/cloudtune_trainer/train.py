@@ -89,6 +89,7 @@ def train(job: JobFile, paths: Paths, stop: StopSign) -> Outcome:
     progress, outcome = _steps(run, material, learner, progress)
     outcome, progress = _finish(run, material, learner, progress, outcome)
     _leave(run, outcome, material, learner.model, progress, resumed)
+    paths.failure.unlink(missing_ok=True)  # of an earlier try
     disconnect()
     return outcome
 
@@ -172,7 +173,7 @@ def _load(run: Run, material: Material) -> tuple[Learner, Progress]:
             artifacts.keep_initial(run.paths, model)
         learner = make_learner(job, model, run.workers)
         progress = Progress(orders.digest(job))
-        home = checkpoints.newest(run.paths.checkpoints, progress.job)
+        home = checkpoints.newest(run.paths.checkpoints, progress.job, tidy=run.workers.keeps)
         if home is not None:
             progress = checkpoints.read_progress(home)
             checkpoints.restore_weights(home / "weights.safetensors", model, run.workers.device)
@@ -278,7 +279,7 @@ def _evaluated(run: Run, material: Material, learner: Learner, progress: Progres
     if loss is None:
         return progress
     better = progress.best_eval_loss is None or loss < progress.best_eval_loss
-    if better and run.job.recipe.training.early_stopping_patience is not None and run.workers.first:
+    if better and run.job.recipe.training.early_stopping_patience is not None and run.workers.keeps:
         checkpoints.save_weights(run.paths.checkpoints / BEST, learner.model)
     return replace(
         progress,
@@ -290,7 +291,7 @@ def _evaluated(run: Run, material: Material, learner: Learner, progress: Progres
 
 
 def _save(run: Run, learner: Learner, progress: Progress, total: int) -> None:
-    if run.workers.first and not checkpoints.exists(run.paths.checkpoints, progress.step):
+    if run.workers.keeps and not checkpoints.exists(run.paths.checkpoints, progress.step):
         with run.peaks.phase("save"):
             home = checkpoints.save(run.paths.checkpoints, learner.model, learner.state(), progress)
         run.report.row("save", step=progress.step, total_steps=total, message=f"checkpoint {home.name}")

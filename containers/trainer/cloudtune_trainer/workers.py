@@ -16,16 +16,22 @@ from cloudtune.recipe.resolved import JobFile
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """``rank`` of ``count`` workers; ``device`` is this worker's own. One worker needs no communication."""
+    """``rank`` of ``count`` workers, ``local`` on this machine; ``device`` is its own. One worker needs no communication."""
 
     rank: int
     count: int
     device: torch.device
+    local: int = 0
 
     @property
     def first(self) -> bool:
         """Whether this is the worker that writes files and the log."""
         return self.rank == 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether this worker writes checkpoints: one per machine, as machines do not share a disk."""
+        return self.local == 0
 
     def total(self, values: list[float]) -> list[float]:
         """Element-wise sum over all workers, in double precision."""
@@ -55,7 +61,7 @@ def join(job: JobFile) -> Workers:
     device = torch.device("cuda", local) if job.device == "cuda" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return Workers(rank, count, device)
+    return Workers(rank, count, device, local)
 
 
 def connect(workers: Workers) -> None:
