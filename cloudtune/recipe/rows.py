@@ -44,6 +44,13 @@ def required_fields(row_format: str) -> tuple[str, ...]:
     return REQUIRED_FIELDS[row_format]
 
 
+def example_row(row_format: str) -> str:
+    """The shortest row of ``row_format``, for hints."""
+    if row_format == "chat":
+        return '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+    return "{" + ", ".join(f'"{field}": "..."' for field in REQUIRED_FIELDS[row_format]) + "}"
+
+
 def known_fields(row_format: str) -> tuple[str, ...]:
     """Required and optional names of ``row_format``: the keys that ``columns`` may have."""
     return (*REQUIRED_FIELDS[row_format], *OPTIONAL_FIELDS.get(row_format, ()))

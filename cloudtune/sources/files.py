@@ -15,15 +15,15 @@ from pathlib import Path
 
 from cloudtune.errors import SourceError
 from cloudtune.recipe.rowfiles import ENDINGS, NumberedRow, read_rows
-from cloudtune.recipe.rows import check_row
+from cloudtune.recipe.rows import check_row, example_row
 
 SAMPLE_BYTES = 8 * 2**20
 SAMPLE_ROWS = 1000
 MAX_PROBLEMS = 3
 DATA_ENDINGS = (*ENDINGS, ".parquet")
 _ROW_HINTS = {
-    ".jsonl": 'every line is one row, such as {"text": "..."}',
-    ".json": 'the file is one list of rows, such as [{"text": "..."}]',
+    ".jsonl": "every line is one row, such as {...}",
+    ".json": "the file is one list of rows, such as [{...}, {...}]",
     ".csv": "the first line names the columns, every other has as many fields",
     ".txt": "every line is one row",
     ".parquet": "every row has the fields of its format",
@@ -88,10 +88,10 @@ def check_data(path: Path, row_format: str | None, columns: Mapping[str, str]) -
     count = 0
     try:
         for count, row in enumerate(islice(rows_of(path, most_bytes=SAMPLE_BYTES), None if small else SAMPLE_ROWS), start=1):
-            what = row.problem or (check_row(row.row, row_format, columns) if row_format else None)
-            if what:
-                what, _, hint = what.partition("; ")
-                problems.append(Problem(path, what, hint or _ROW_HINTS[path.suffix.lower()], row.line))
+            if row.problem:
+                problems.append(_row_problem(path, row.line, row.problem, _ROW_HINTS[path.suffix.lower()]))
+            elif row_format and (wrong := check_row(row.row, row_format, columns)):
+                problems.append(_row_problem(path, row.line, wrong, f"a row is {example_row(row_format)}"))
             if len(problems) == MAX_PROBLEMS:
                 return Checked(tuple(problems), count)
     except SourceError as error:
@@ -99,6 +99,13 @@ def check_data(path: Path, row_format: str | None, columns: Mapping[str, str]) -
     if count == 0:
         problems.append(Problem(path, "there are no rows in it", _ROW_HINTS[path.suffix.lower()]))
     return Checked(tuple(problems), count, small)
+
+
+def _row_problem(path: Path, line: int, said: str, usual: str) -> Problem:
+    """A sentence about a row, which may carry its own fix after a semicolon, as a problem; ``usual`` is the fix it has else."""
+    what, _, fix = said.partition("; ")
+    specific = fix.startswith(("write ", "rename ", "save ", "unpack ", "a ."))
+    return Problem(path, what, fix if specific else "; ".join(part for part in (fix, usual) if part), line)
 
 
 def check_file(path: Path) -> Problem | None:
