@@ -26,7 +26,7 @@ from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import gib
 
-REPLAYS = 8  # for the runners-up, each some ten milliseconds; with the choice about 15 per plan
+REPLAYS = 5  # for the runners-up; with those before the choice at most about 15 per plan
 MORE_NODES = (2, 4, 8)
 WHOLE_MACHINE_GPUS = 8  # only whole machines are joined: smaller ones have neither the network nor a price advantage
 

@@ -31,6 +31,9 @@ BACKWARD_ATTENTION = 2.5
 NF4_BYTES = 0.53  # per weight, with its scales
 INT8_BYTES = 1.0
 OPTIMIZER_BYTES = 28  # read and written per trained weight by AdamW in 32 bits: weight, gradient, two moments
+PCIE_SHARE = 0.5  # of the nominal speed that collectives reach through the host's memory: a class value
+NETWORK_SHARE = 0.6  # the same between machines, with EFA or GPUDirect: a class value
+SHARD_SECONDS = 0.0006  # per layer and micro step, to gather and drop its shards: a class value
 # One CPU core with AVX-512 in fp32, FLOP/s: 1,600-1,800 tokens/s were measured on a 3.95 M model (2026-08, 2.3 GHz Xeon).
 CPU_FLOPS = (8e9, 25e9, 60e9)
 # Factor around the expected time that holds nine of ten scored rows, for GPUs with published rows and for the others.
@@ -43,13 +46,13 @@ class Constants:
     """What was fitted. Fractions of a nominal speed, memory accesses per hidden element and pass, seconds."""
 
     products: float = 0.75
-    accesses: float = 107.0
-    adapter_accesses: float = 128.0
+    accesses: float = 104.0
+    adapter_accesses: float = 130.0
     launch: float = 0.0014
     dequantise: float = 0.11
-    compiled: float = 0.61
+    compiled: float = 0.65
     """Part of the elementwise accesses and launches that is left when the kernels are fused (torch.compile, Triton, TE)."""
-    link: float = 0.21
+    link: float = 0.26
 
 
 FITTED = Constants()
@@ -166,18 +169,27 @@ def step_seconds(model: ModelNumbers, task: Task, layout: Layout, tokens: int, m
     """One optimizer step of a layout, ``tokens`` tokens in every micro batch, in seconds."""
     micro = micro_step_seconds(model, task, tokens, checkpointing=layout.gradient_checkpointing, gpu=machine.gpu, constants=constants)
     workers = layout.data_parallel
-    link = (machine.wires.inside if layout.nodes == 1 else min(machine.wires.inside, machine.wires.between)) * constants.link
+    link = _link(machine.wires, layout.nodes, constants)
     shards = workers if layout.sharding == "fsdp" else 1
     exchanged = 4.0 * task.trained * (workers - 1) / workers / link
+    extra = 0.0
     if layout.sharding == "fsdp":
         gathered = 2 * _weight_bytes(model, task) * (workers - 1) / workers / link
-        micro = _norm(micro, gathered) + exchanged
-        exchanged = 0.0
+        micro = _norm(micro, gathered) + exchanged + SHARD_SECONDS * model.layers
+    elif workers > 1:
+        # Replicas exchange once a step, while the last micro batch goes backward.
+        extra = _norm(micro, 2 * exchanged) - micro
     if layout.cpu_offload:
         # Shards come from, and gradients go to, host memory over PCIe.
-        micro += (_weight_bytes(model, task) + 4.0 * task.trained) / shards / (16e9 * constants.link)
+        micro += (_weight_bytes(model, task) + 4.0 * task.trained) / shards / (16e9 * PCIE_SHARE)
     optimizer = OPTIMIZER_BYTES * task.trained / shards / machine.gpu.bandwidth
-    return micro * layout.gradient_accumulation_steps + 2 * exchanged + optimizer
+    return micro * layout.gradient_accumulation_steps + extra + optimizer
+
+
+def _link(wires: Wires, nodes: int, constants: Constants) -> float:
+    """Bytes/s that collectives get out of the wires: the slower of those inside a machine and between machines."""
+    inside = wires.inside * (constants.link if wires.switched else PCIE_SHARE)
+    return inside if nodes == 1 else min(inside, wires.between * NETWORK_SHARE)
 
 
 def forward_flops_per_token(model: ModelNumbers, sequence_tokens: int) -> float:

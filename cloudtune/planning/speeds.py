@@ -62,10 +62,14 @@ def gpu_speed(name: str) -> GpuSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Nominal bytes/s in one direction: between two GPUs of a machine, and between two machines."""
+    """Nominal bytes/s in one direction: between two GPUs of a machine, and between two machines.
+
+    ``switched``: the GPUs are joined by NVLink; else they copy through the host.
+    """
 
     inside: float
     between: float
+    switched: bool = False
 
 
 # One direction of 16 PCIe lanes; cards without NVLink copy through the host, which halves it again.
@@ -79,6 +83,6 @@ def wires(interconnect: str, network_gbps: float | None) -> Wires:
     """Speeds from an offer's words, such as ``NVSwitch 600 GB/s`` (both directions together) or ``PCIe Gen4``."""
     between = (network_gbps or NETWORK_GBPS_UNKNOWN) * 1e9 / 8
     if "NV" in interconnect and (match := _GIGABYTES.search(interconnect)):
-        return Wires(float(match[1]) * 1e9 / 2, between)
+        return Wires(float(match[1]) * 1e9 / 2, between, switched=True)
     generation = next((speed for word, speed in PCIE.items() if word in interconnect), PCIE_UNKNOWN)
     return Wires(generation, between)

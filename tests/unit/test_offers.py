@@ -58,7 +58,7 @@ def test_a_price_has_a_date_and_an_unknown_one_stays_unknown(provider: str) -> N
         else:
             assert offer.usd_per_hour == float(row["usd_per_hour"]) > 0.1
             assert date(2025, 8, 1) <= date.fromisoformat(offer.price_date) <= COLLECTED
-    assert unknown == {"aws": 13, "gcp": 42}[provider]
+    assert unknown == {"aws": 17, "gcp": 42}[provider]
 
 
 def test_no_offer_is_there_twice() -> None:
