@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from cloudtune import __version__
 from cloudtune.engine import images
 from cloudtune.engine.builder import EngineBuilder
 from cloudtune.engine.client import Connection, connect
 from cloudtune.engine.probe import probe
 from cloudtune.rendering.image import ensure_image, image_name
-from cloudtune.verbs.plan import cloudtune_version
 from cloudtune.verbs.render import image_context
 from tests.containers.jobs import ROOT, STAND_IN
 from tests.engine import private
@@ -63,7 +63,7 @@ def build_log() -> list[str]:
 @pytest.fixture(scope="session")
 def trainer_context() -> dict[str, bytes]:
     """The build context of the cpu image, read once."""
-    return image_context("cpu", cloudtune_version())
+    return image_context("cpu", __version__)
 
 
 @pytest.fixture(scope="session")
