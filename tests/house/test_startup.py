@@ -16,11 +16,13 @@ HEAVY = ("torch", "transformers", "boto3", "botocore", "sagemaker", "google", "g
 
 PROBE = """
 import json, sys
+doors = []
+sys.addaudithook(lambda event, arguments: doors.append(event) if event in ("socket.connect", "socket.getaddrinfo", "socket.bind") else None)
 from cloudtune.cli.main import main
 code = main(sys.argv[1:])
 sys.stdout.flush()
 loaded = sorted({name.split(".")[0] for name in sys.modules})
-sys.stderr.write("\\nLOADED " + json.dumps({"code": code, "roots": loaded, "all": sorted(sys.modules)}))
+sys.stderr.write("\\nLOADED " + json.dumps({"code": code, "roots": loaded, "all": sorted(sys.modules), "doors": doors}))
 """
 
 
@@ -54,6 +56,7 @@ def test_nothing_heavy_is_loaded(name: str, tmp_path: Path) -> None:
     loaded = loaded_by(CASES[name], tmp_path)
     assert "typer" in loaded["roots"], "the probe looks at the wrong interpreter"
     assert sorted(set(HEAVY).intersection(loaded["roots"])) == []
+    assert loaded["doors"] == [], "it spoke to a network"
 
 
 def test_ps_and_help_load_neither_yaml_nor_pydantic(tmp_path: Path) -> None:
