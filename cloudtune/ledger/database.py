@@ -190,7 +190,8 @@ def explain(error: sqlite3.Error, path: Path) -> LedgerError:
 def _rescue(path: Path) -> str:
     # The write-ahead log belongs to the damaged file and must not be replayed into a new one.
     aside = f'for f in "{path}"*; do mv "$f" "$f.damaged"; done'
-    return f"move it aside with: {aside}\n  → then run: cloudtune reconcile --adopt, which starts a new one and finds the jobs of this machine again"
+    then = "cloudtune reconcile --adopt, which starts a new one and finds the jobs of this machine again"
+    return f"move it aside with: {aside}\n  → then run: {then}"
 
 
 def _disk_is_full(path: Path) -> bool:

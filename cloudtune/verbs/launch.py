@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloudtune.errors import CloudtuneError, UsageError
+from cloudtune.errors import AuthError, CapacityError, CloudtuneError, NotFoundError, ProviderError, RejectedError, UsageError
 from cloudtune.filelock import held
 from cloudtune.job import JobState, JobView, LaunchId, new_launch_id, parse_launch_id
 from cloudtune.ledger.ledger import Launch
@@ -119,14 +119,35 @@ def _intention(plan: Plan, request: Request) -> Launch:
 
 
 def _submit(place: Place, request: Request, session: Session) -> JobRef:
-    """Submit once. After an answer that leaves it open whether the job exists, ask; after a clear no, close the launch."""
+    """Submit once. When that fails, find out whether the job exists all the same; a launch that cannot have a job is closed."""
     try:
         return place.jobs.submit(request)
-    except CloudtuneError as error:
-        if error.retryable:
-            ref = place.jobs.find(request.launch_id)
-            if ref is not None:
-                return ref
-            raise  # the intention stays open: reconcile settles it once the provider can be asked for certain
-        session.ledger.append(request.launch_id, "abandoned", {"message": error.what}, key="abandoned")
+    except _CLEAR_NO as error:
+        _close(request.launch_id, error, session)
         raise
+    except CloudtuneError as error:
+        ref = _arrived(place, request.launch_id, error, session)
+        if ref is None:
+            raise
+        return ref
+
+
+_CLEAR_NO = (RejectedError, AuthError, CapacityError, NotFoundError)
+"""Answers of a provider that understood the request and did not take it."""
+
+
+def _arrived(place: Place, launch_id: LaunchId, error: CloudtuneError, session: Session) -> JobRef | None:
+    """The job after an uncertain answer. None: it does not exist, or cannot be found yet and reconcile will settle it."""
+    try:
+        ref = place.jobs.find(launch_id)
+        if ref is None and place.fence is not None:
+            ref = place.fence.fence(launch_id)
+            if ref is None:
+                _close(launch_id, error, session)
+    except ProviderError:
+        return None
+    return ref
+
+
+def _close(launch_id: LaunchId, error: CloudtuneError, session: Session) -> None:
+    session.ledger.append(launch_id, "abandoned", {"message": error.what}, key="abandoned")

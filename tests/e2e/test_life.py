@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
-from cloudtune.errors import RejectedError, StagingError, UsageError
+from cloudtune.errors import ProviderError, RejectedError, StagingError, UsageError
 from cloudtune.job import JobState, LaunchId
 from cloudtune.providers.local.folder import job_folder
 from cloudtune.providers.local.supervisor import Redactor
@@ -256,6 +257,26 @@ def test_jobs_are_found_by_everything_people_have(tmp_path):
         rows = cost(session, by="recipe")
         assert [(row.name, row.jobs, row.usd) for row in rows.rows] == [("little", 2, 0.0), ("other", 1, 0.0)]
         assert rows.total.hours > 0
+
+
+def test_a_launch_that_breaks_before_the_job_starts_is_closed_for_good(tmp_path):
+    """Staged data vanishes between staging and submitting: nothing runs, nothing can start later, the reason is kept."""
+    with builders.session(tmp_path / "home", []) as session:
+        place = session.place("local")
+
+        class Forgetful:
+            def stage(self, bundle, plan, progress):
+                staged = place.stager.stage(bundle, plan, progress)
+                for path in (tmp_path / "home" / "staged").iterdir():
+                    path.unlink()
+                return staged
+
+        session._places["local"] = replace(place, stager=Forgetful())
+        with pytest.raises(ProviderError, match="cannot be used"):
+            launch(builders.plan(tmp_path), session=session, launch_id="job-abc")
+        view = status("job-abc", session)
+        assert (view.state, view.ref) == (JobState.FAILED, None)
+        assert job_folder(tmp_path / "home", LaunchId("job-abc")).fenced.exists()
 
 
 def test_one_launch_id_is_one_job(tmp_path):
