@@ -281,6 +281,7 @@ def _reentrant(run: Run, saved: Saved, grad: Value, node: Node) -> tuple[Value |
     again: Callable[[Value], Value] = node.extra
     out = again(inputs.view(leaf))
     run.casts.clear()
+    assert out.node is not None  # noqa: S101 - the piece's input requires a gradient
     run.backward(out.node, grad.view())
     run.thread = outer
     return (leaf.grad,)

@@ -75,19 +75,21 @@ class _Template:
 class _Writer:
     """Builds the long tape. ``where[id]`` of the short tape is the id in the long one that a reference now means."""
 
-    __slots__ = ("out", "repeated", "short", "where")
+    __slots__ = ("out", "repeated", "shifts", "short", "where")
 
     def __init__(self, short: Tape) -> None:
         self.short = short
         self.out = Tape()
         self.where: dict[int, int] = {}
         self.repeated: dict[int, list[int]] = {}
+        self.shifts: list[tuple[int, int]] = []
+        """(position in the short tape, how much later the same place comes in the long one from there on)."""
 
     def copy(self, start: int, stop: int, ident: int) -> int:
         """Events [start, stop) as they are; ``ident`` is the next id of the short tape; returns the one after."""
         events, where, repeated = self.out.events, self.where, self.repeated
         first, base = ident, len(self.out.names)
-        for event in self.short.events[start:stop]:
+        for position, event in enumerate(self.short.events[start:stop], start + 1):
             if event > 0:
                 where[ident] = base
                 base += 1
@@ -97,6 +99,7 @@ class _Writer:
             events.append(~where[~event])
             if ~event in repeated:
                 events.extend(~copied for copied in repeated.pop(~event))
+                self.shifts.append((position, len(events) - position))
         self.out.kinds.extend(self.short.kinds[first:ident])
         self.out.names.extend(self.short.names[first:ident])
         return ident
@@ -121,7 +124,6 @@ def unfold(short: Tape, folds: list[Fold]) -> Tape:
     cuts.extend((fold.forward.events[1], 0, fold) for fold in folds)
     cuts.extend((fold.backward.events[0], 1, fold) for fold in folds)
     bases: dict[int, list[int]] = {}
-    positions: list[tuple[int, int]] = []
     done, ident = 0, 0
     for cut, is_backward, fold in sorted(cuts, key=lambda item: (item[0], item[1])):
         ident = writer.copy(done, cut, ident)
@@ -130,10 +132,10 @@ def unfold(short: Tape, folds: list[Fold]) -> Tape:
             _backward(writer, fold, bases.pop(id(fold)))
         else:
             bases[id(fold)] = _forward(writer, fold)
-        positions.append((cut, len(writer.out.events) - cut))
+        writer.shifts.append((cut, len(writer.out.events) - cut))
     writer.copy(done, short.end if short.end >= 0 else len(short.events), ident)
     writer.out.end = len(writer.out.events)
-    _move_marks(short, writer.out, positions)
+    _move_marks(short, writer.out, writer.shifts)
     return writer.out
 
 
@@ -151,7 +153,7 @@ def _forward(writer: _Writer, fold: Fold) -> list[int]:
         return bases[-1] + ident - first_b if first_b <= ident < stop_b else where[ident]
 
     for _ in range(fold.extra):
-        bases.append(writer.repeat(template, meaning))
+        bases.append(writer.repeat(template, meaning))  # noqa: PERF401 - each repetition refers to the one before
     _point(where, fold.forward.ids, bases[-1])
     neighbours = _freed(writer.short, fold.forward, fold.following, fold.after, fold.backward)
     for ident in range(first_c, stop_c):
@@ -210,10 +212,10 @@ def _register(writer: _Writer, fold: Fold, bases: list[int], made: list[int], in
             writer.repeated[ident] = [base + ident - first_g for base in made]
 
 
-def _move_marks(short: Tape, long: Tape, positions: list[tuple[int, int]]) -> None:
+def _move_marks(short: Tape, long: Tape, shifts: list[tuple[int, int]]) -> None:
     def moved(position: int) -> int:
         shift = 0
-        for cut, total in positions:
+        for cut, total in shifts:
             if cut > position:
                 break
             shift = total

@@ -1,0 +1,103 @@
+"""The allocator's replay keeps torch's rules, whatever is asked of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtune.memory.allocator import Allocator, OutOfMemory, replay
+from cloudtune.memory.tape import Tape
+from cloudtune.units import MIB
+
+UNIT = 512
+
+
+def tape_of(*events: int) -> Tape:
+    tape = Tape()
+    for event in events:
+        tape.events.append(event)
+        if event > 0:
+            tape.kinds.append("activations")
+            tape.names.append("x")
+    return tape
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "allocated", "reserved"),
+    [
+        (1, 512, 2 * MIB),
+        (513, 1024, 2 * MIB),
+        (MIB, MIB, 2 * MIB),
+        (MIB + 1, MIB + 512, 20 * MIB),
+        (10 * MIB - 512, 10 * MIB - 512, 20 * MIB),
+        (10 * MIB, 10 * MIB, 10 * MIB),
+        (11 * MIB - 512, 11 * MIB - 512, 12 * MIB),
+        (11 * MIB, 12 * MIB, 12 * MIB),  # no more than 1 MiB would be left: the block is not split
+    ],
+)
+def test_one_request_is_rounded_as_in_torch(request_bytes: int, allocated: int, reserved: int) -> None:
+    result = replay(tape_of(request_bytes), expandable=False)
+    assert (result.peak_allocated, result.peak_reserved) == (allocated, reserved)
+
+
+def test_expandable_segments_map_pages_and_always_split() -> None:
+    result = replay(tape_of(11 * MIB + 512, 30 * MIB), expandable=True)
+    assert result.peak_allocated == 41 * MIB + 512
+    assert result.peak_reserved == 60 * MIB
+
+
+def test_a_freed_block_is_used_again_and_neighbours_merge() -> None:
+    result = replay(tape_of(4 * MIB, 4 * MIB, 4 * MIB, ~0, ~1, 8 * MIB), expandable=False)
+    assert result.peak_reserved == 20 * MIB
+
+
+def test_free_segments_are_returned_before_memory_runs_out() -> None:
+    events = (12 * MIB, ~0, 16 * MIB)
+    assert replay(tape_of(*events), expandable=False, capacity=16 * MIB).failed_at == -1
+    assert replay(tape_of(12 * MIB, 16 * MIB), expandable=False, capacity=16 * MIB).failed_at == 1
+
+
+def test_commands_empty_the_cache_and_reset_the_peak() -> None:
+    tape = tape_of(32 * MIB, ~0, 2 * MIB)
+    tape.commands = [(2, "empty_cache reset_peak")]
+    result = replay(tape, expandable=False)
+    assert result.peak_reserved == 20 * MIB
+    assert result.peak_allocated == 2 * MIB
+
+
+REQUESTS = st.lists(st.tuples(st.booleans(), st.integers(1, 40 * MIB)), min_size=1, max_size=60)
+
+
+@given(REQUESTS, st.booleans())
+def test_blocks_never_overlap_and_sums_are_right(steps: list[tuple[bool, int]], expandable: bool) -> None:
+    allocator = Allocator(expandable=expandable)
+    live = []
+    for is_free, size in steps:
+        if is_free and live:
+            allocator.free(live.pop(size % len(live)))
+        else:
+            live.append(allocator.alloc(size))
+        assert allocator.allocated == sum(block.size for block in live) <= allocator.reserved
+        spans = sorted((block.address, block.address + block.size) for block in live)
+        assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    for block in live:
+        allocator.free(block)
+    allocator.empty_cache()
+    assert allocator.allocated == 0
+    assert allocator.reserved == 0
+
+
+@given(REQUESTS, st.booleans())
+def test_a_capacity_is_never_exceeded(steps: list[tuple[bool, int]], expandable: bool) -> None:
+    allocator = Allocator(expandable=expandable, capacity_bytes=64 * MIB)
+    live = []
+    for is_free, size in steps:
+        if is_free and live:
+            allocator.free(live.pop())
+            continue
+        try:
+            live.append(allocator.alloc(size))
+        except OutOfMemory:
+            break
+    assert allocator.peak_reserved * UNIT <= 64 * MIB
