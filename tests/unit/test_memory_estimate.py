@@ -1,0 +1,141 @@
+"""The faces of the reckoning: estimates of known models, verdicts, inverse questions, words, refusals, speed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.memory_builders import L4, layout, recipe, shape
+
+from cloudtune.errors import CloudtuneError, UsageError
+from cloudtune.memory import explain, verdict
+from cloudtune.memory.device import Device
+from cloudtune.memory.inventory import no_template
+from cloudtune.memory.program import Job, tape_of
+from cloudtune.memory.reckon import estimate_memory, job_of, reckon
+from cloudtune.models.families import shape_of
+from cloudtune.models.registry import entries, find_shape
+from cloudtune.units import GIB
+
+HERE = Path(__file__).parent
+LLAMA_8B = "meta-llama/Llama-3.1-8B"
+
+
+@pytest.mark.parametrize(
+    ("method", "low", "high"),
+    [({"type": "full"}, 115, 130), ({"type": "lora"}, 17, 20), ({"type": "qlora"}, 7.5, 9.5), ({"type": "qlora", "quantization": "int8"}, 11, 13)],
+)
+def test_llama_8b_by_method(method: dict, low: float, high: float) -> None:
+    found = estimate_memory(
+        recipe(method, length=2048, fused_loss=True), find_shape(LLAMA_8B, base_dir=HERE), layout(micro=1), Device.cuda("H100", total_bytes=80 * GIB)
+    )
+    assert low <= found.peak_bytes / GIB <= high
+    assert found.peak_phase
+    assert found.evidence
+
+
+def test_every_model_of_the_registry_is_reckoned_or_refused_in_words() -> None:
+    reckoned = 0
+    for entry in entries():
+        made = shape_of(entry.config, source=entry.id)
+        task = "masked_lm" if made.family == "encoder" else "causal_lm"
+        try:
+            found = estimate_memory(recipe({"type": "lora"}, length=128, task=task), made, layout(micro=1), L4)
+        except UsageError as error:
+            assert "--exact" in error.hint
+            assert "model.config" in error.hint
+            continue
+        reckoned += 1
+        assert found.allocated_bytes > 2 * made.parameters
+    assert reckoned >= 0.95 * len(entries())
+
+
+def test_an_unknown_architecture_is_refused_with_the_two_ways_out() -> None:
+    error = no_template("mamba3")
+    assert isinstance(error, CloudtuneError)
+    assert "--exact" in error.hint
+    assert "model.config" in error.hint
+
+
+def test_the_verdict_agrees_with_the_capacity_limited_replay() -> None:
+    job = job_of(recipe(length=512), shape(), layout(), L4)
+    live, segments = verdict.bounds(job)
+    assert verdict.judge(job, segments).fits
+    assert not verdict.judge(job, segments).replayed
+    assert not verdict.judge(job, live - 1).fits
+    middle = verdict.judge(job, (live + segments) // 2)
+    assert middle.replayed
+    assert not verdict.judge(job, 1000).fits
+
+
+@pytest.mark.parametrize("gib", [1, 2, 4])
+def test_inverse_questions_are_exact_at_the_boundary(gib: int) -> None:
+    card = Device.cuda("T4", total_bytes=gib * GIB)
+    asked, made, plan = recipe({"type": "lora"}), shape(), layout(micro=1)
+    batch = verdict.biggest_micro_batch(asked, made, plan, card)
+    assert verdict.fits(asked, made, plan.model_copy(update={"micro_batch_size": batch}), card).fits
+    assert not verdict.fits(asked, made, plan.model_copy(update={"micro_batch_size": batch + 1}), card).fits
+    length = verdict.longest_sequence(asked, made, plan, card)
+    assert 0 < length <= (made.max_positions or 0)
+    if length < (made.max_positions or 0):
+        longer = asked.model_copy(update={"data": asked.data.model_copy(update={"max_length": length + 1})})
+        assert not verdict.fits(longer, made, plan, card).fits
+
+
+def test_nothing_fits_on_a_tiny_card() -> None:
+    assert verdict.biggest_micro_batch(recipe(), shape(), layout(), Device.cuda("T4", total_bytes=GIB // 2)) == 0
+
+
+def test_the_words_name_the_loss_and_what_would_save() -> None:
+    words = explain.explain(recipe({"type": "qlora"}, length=2048), find_shape(LLAMA_8B, base_dir=HERE), layout(micro=2), L4)
+    text = "\n".join(words)
+    assert "12 bytes x 4,096 tokens x 128,256 words = 5.87 GiB" in text
+    assert "training.fused_loss: true saves" in text
+
+
+def test_the_timeline_reaches_the_peak_and_ends_in_the_optimizer() -> None:
+    asked, made, plan = recipe(), shape(), layout()
+    curve = explain.timeline(asked, made, plan, L4, points=200)
+    assert 0 < len(curve) <= 200
+    peak = reckon(job_of(asked, made, plan, L4)).result.peak_allocated
+    assert max(point.bytes for point in curve) == pytest.approx(peak, rel=0.01)
+    assert curve[0].phase == "load"
+    assert curve[-1].phase == "optimizer"
+    shares = explain.shares_at_peak(asked, made, plan, L4)
+    assert shares[0].bytes >= shares[-1].bytes > 0
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = "import sys, cloudtune.memory.reckon, cloudtune.memory.verdict, cloudtune.memory.explain; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=HERE.parents[1])
+    loaded = {name.partition(".")[0].strip("' ") for name in done.stdout.strip("[]\n").split(",")}
+    assert not loaded & {"torch", "transformers", "numpy", "pandas", "peft", "boto3", "google"}
+
+
+def cpu_seconds(job: Job) -> float:
+    """Processor time of tape, replay and make-up of the peak: the best of five, so that neighbours do not count."""
+    best = 9.0
+    for _ in range(5):
+        reckon.cache_clear()
+        start = time.process_time()
+        reckon(job)
+        best = min(best, time.process_time() - start)
+    return best
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "limit"), [(LLAMA_8B, 1, 0.05), ("meta-llama/Llama-3.1-405B", 8, 0.2)], ids=["8B QLoRA", "405B FSDP"]
+)
+def test_speed(model: str, gpus: int, limit: float) -> None:
+    """The goal is ``limit``; a shared machine gets three times as much before the test speaks up."""
+    plan = layout(micro=1, gpus=gpus, sharding="fsdp" if gpus > 1 else "none")
+    job = job_of(recipe({"type": "qlora"}, length=2048, fused_loss=True), find_shape(model, base_dir=HERE), plan, L4)
+    assert cpu_seconds(job) < 3 * limit
+
+
+def test_a_tape_is_the_same_every_time() -> None:
+    job = job_of(recipe({"type": "qlora"}), shape(), layout(), L4)
+    assert tape_of(job).events == tape_of(job).events
