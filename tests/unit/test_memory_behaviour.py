@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from tests.unit.memory_builders import L4, layout, recipe
 
 from cloudtune.memory import trainer
 from cloudtune.memory.device import Device
 from cloudtune.recipe.spec import Optimizer
 from cloudtune.units import GIB
+from tests.unit.memory_builders import L4, layout, recipe
 
 SOURCE = Path(__file__).resolve().parents[2] / "containers" / "trainer" / "cloudtune_trainer"
 
@@ -29,7 +29,7 @@ def constant(name: str, variable: str) -> object:
 
 
 def test_the_chunk_of_the_loss_is_the_trainers() -> None:
-    assert trainer.CHUNK_TOKENS == constant("loss.py", "CHUNK")
+    assert constant("loss.py", "CHUNK") == trainer.CHUNK_TOKENS
 
 
 def test_every_optimizer_of_the_recipe_is_known() -> None:

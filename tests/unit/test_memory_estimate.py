@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.memory_builders import L4, layout, recipe, shape
 
 from cloudtune.errors import CloudtuneError, UsageError
 from cloudtune.memory import explain, verdict
@@ -19,6 +18,7 @@ from cloudtune.memory.reckon import estimate_memory, job_of, reckon
 from cloudtune.models.families import shape_of
 from cloudtune.models.registry import entries, find_shape
 from cloudtune.units import GIB
+from tests.unit.memory_builders import L4, layout, recipe, shape
 
 HERE = Path(__file__).parent
 LLAMA_8B = "meta-llama/Llama-3.1-8B"
@@ -26,11 +26,19 @@ LLAMA_8B = "meta-llama/Llama-3.1-8B"
 
 @pytest.mark.parametrize(
     ("method", "low", "high"),
-    [({"type": "full"}, 115, 130), ({"type": "lora"}, 17, 20), ({"type": "qlora"}, 7.5, 9.5), ({"type": "qlora", "quantization": "int8"}, 11, 13)],
+    [
+        ({"type": "full"}, 115, 130),
+        ({"type": "lora"}, 17, 20),
+        ({"type": "qlora"}, 7.5, 9.5),
+        ({"type": "qlora", "quantization": "int8"}, 11, 13),
+    ],
 )
 def test_llama_8b_by_method(method: dict, low: float, high: float) -> None:
     found = estimate_memory(
-        recipe(method, length=2048, fused_loss=True), find_shape(LLAMA_8B, base_dir=HERE), layout(micro=1), Device.cuda("H100", total_bytes=80 * GIB)
+        recipe(method, length=2048, fused_loss=True),
+        find_shape(LLAMA_8B, base_dir=HERE),
+        layout(micro=1),
+        Device.cuda("H100", total_bytes=80 * GIB),
     )
     assert low <= found.peak_bytes / GIB <= high
     assert found.peak_phase

@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.unit.memory_builders import L4, layout, recipe, shape
 
 from cloudtune.memory.allocator import replay
 from cloudtune.memory.folding import LEAST
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.memory.reckon import job_of
 from cloudtune.memory.tape import Tape
+from tests.unit.memory_builders import L4, layout, recipe, shape
 
 METHODS = {
     "full": {"type": "full"},

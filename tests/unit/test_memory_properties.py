@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.memory_builders import L4, layout, recipe, shape
 
 from cloudtune.memory.bounds import floor_bytes
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
 from cloudtune.memory.reckon import estimate_memory, job_of
 from cloudtune.units import GIB, MIB
+from tests.unit.memory_builders import L4, layout, recipe, shape
 
 # The allocator maps pages of 2 and 20 MiB; how many free ones lie between the live tensors is not monotone to the page.
 PAGES = 2 * 22 * MIB
-METHODS = st.sampled_from([{"type": "full"}, {"type": "lora", "r": 8}, {"type": "qlora", "r": 8}, {"type": "qlora", "quantization": "int8"}])
+METHODS = st.sampled_from(
+    [{"type": "full"}, {"type": "lora", "r": 8}, {"type": "qlora", "r": 8}, {"type": "qlora", "quantization": "int8"}]
+)
 CPU = Device.cpu(total_bytes=16 * GIB)
 
 
