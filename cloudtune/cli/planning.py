@@ -22,12 +22,25 @@ def plan_recipe(path: Path, *, provider: str | None, sets: Sequence[str], sessio
 
 
 def recipe_or_plan(path: Path, *, provider: str | None, sets: Sequence[str], session: Session) -> Plan:
-    """A saved plan exactly as it is, or a recipe planned now. Raises UsageError for options that would change a saved plan."""
+    """A saved plan exactly as it is, saying what has changed since, or a recipe planned now.
+
+    Raises UsageError for options that would change a saved plan.
+    """
     if path.suffix != ".json":
         return plan_recipe(path, provider=provider, sets=sets, session=session)
     if provider is not None or sets:
         raise UsageError("a saved plan is launched as it is; --provider and --set need the recipe", where=str(path))
-    return read_plan(path)
+    plan = read_plan(path)
+    _say_changes(plan, session)
+    return plan
+
+
+def _say_changes(plan: Plan, session: Session) -> None:
+    from cloudtune.cli.output import chatter
+    from cloudtune.verbs.drift import changed_since
+
+    for sentence in changed_since(plan, session=session):
+        chatter(f"! {sentence}")
 
 
 def read_plan(path: Path) -> Plan:

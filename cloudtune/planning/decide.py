@@ -127,6 +127,7 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
         decisions=decisions(recipe, resolved, way.layout),
         warnings=_warnings(question, offer),
         fallbacks=_fallbacks(weighing, best),
+        training_seconds=weighing.timing.uncorrected_seconds(offer, way),
         advice=halving(recipe, best.way.usd, question.best_of) if recipe.compute.provider != "local" else (),
     )
 

@@ -127,5 +127,7 @@ class Plan(Frozen):
     """Machines of the same place that can run the same layout, in the order to try when the chosen one is sold out."""
     advice: tuple[Advice, ...] = Field(default=(), strict=False)
     """Changes that would halve the price."""
+    training_seconds: NonNegative = 0.0
+    """Expected seconds of steps and evaluations alone, by the time model before your own runs correct it."""
     inputs: dict[str, str] = Field(default_factory=dict)
     """Fingerprints of the local files that the recipe names, by their path in the recipe: size and digest of both ends."""

@@ -111,6 +111,11 @@ class Timing:
             self._known[key] = self._training(offer, layout)
         return self._known[key]
 
+    def uncorrected_seconds(self, offer: Offer, way: Way) -> float:
+        """Expected training time without what the user's own runs say."""
+        gpu = gpu_speed(offer.gpu.name).name if offer.gpu_count else "cpu"
+        return way.training.expected / self.calibration.factor(gpu, self.recipe.method.type)
+
     def _training(self, offer: Offer, layout: Layout) -> Seconds:
         length = sequence_tokens(self.recipe, self.stats, layout.micro_batch_size)
         task = self._task(length)

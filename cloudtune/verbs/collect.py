@@ -175,10 +175,15 @@ def _log_bytes(view: JobView, session: Session) -> Iterator[bytes]:
 
 
 def _remember(collected: Collected, session: Session) -> None:
-    """What came home and, for the memory estimate's sake, the measured peak beside the predicted one."""
+    """What came home and, for the estimates' sake, the measured peak and speed; ``launch`` keeps the plan they compare with."""
     manifest = collected.manifest
     if manifest is not None:
-        body = {"predicted_peak_bytes": manifest.predicted_peak_bytes, "peak_memory": manifest.peak_memory.model_dump(mode="json")}
+        body = {
+            "predicted_peak_bytes": manifest.predicted_peak_bytes,
+            "peak_memory": manifest.peak_memory.model_dump(mode="json"),
+            "train_seconds": manifest.train_seconds if manifest.resumed_from_step is None else None,
+            "steps": manifest.steps,
+        }
         session.ledger.append(collected.id, "measured", body, key=f"measured:{manifest.steps}")
     place = str(collected.folder.resolve())
     session.ledger.append(collected.id, "collected", {"to": place, "files": len(collected.files), "partial": collected.partial})

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloudtune.errors import LedgerError
 from cloudtune.models.registry import find_shape
 from cloudtune.offers.catalog import offers_of
 from cloudtune.offers.lookup import local_offer
+from cloudtune.planning.calibrate import Calibration, Measured, calibrate
 from cloudtune.planning.decide import Question, decide, relevant
-from cloudtune.planning.drift import changes
 from cloudtune.providers.local.machine import Machine, this_machine
-from cloudtune.recipe.locations import is_local_file
-from cloudtune.sources.files import locate
-from cloudtune.sources.stats import find_tokenizer, fingerprint, measure
+from cloudtune.sources.stats import find_tokenizer, measure
+from cloudtune.verbs.drift import cloudtune_version, fingerprints
 
 if TYPE_CHECKING:
+    from cloudtune.job import LaunchId
     from cloudtune.models.shape import ModelShape
     from cloudtune.offers.offer import Offer
     from cloudtune.planning.plan import Plan
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
     from cloudtune.session import Session
 
 CLOUDS = ("aws", "gcp")
-
-
-def cloudtune_version() -> str:
-    """This code's own version: the same in a checkout and in an installed wheel, so that equal sources render equal bytes."""
-    from cloudtune import __version__
-
-    return __version__
+LEARN_FROM = 20  # newest ended jobs whose measured speed corrects the time model
 
 
 def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Session) -> Plan:
@@ -40,19 +35,6 @@ def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Ses
     """
     plan = decide(gather(loaded, provider=provider, session=session))
     return plan.model_copy(update={"inputs": fingerprints(plan.recipe, loaded.dir)})
-
-
-def changed_since(plan: Plan, *, session: Session) -> tuple[str, ...]:
-    """What has changed since a saved plan was made, one sentence each: prices, offers, data, cloudtune. Empty: nothing."""
-    offers = known_offers(plan.chosen.provider, session)
-    return changes(plan, offers, fingerprints(plan.recipe, Path(plan.recipe_dir)), cloudtune_version())
-
-
-def fingerprints(recipe: Recipe, base_dir: Path) -> dict[str, str]:
-    """Size and digest of the first and last MiB of each local data file; files that cannot be read are left out."""
-    evaluated = recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()
-    paths = [source.path for source in (*recipe.data.train, *evaluated) if is_local_file(source.path)]
-    return {path: print_ for path in paths if (print_ := fingerprint(locate(path, base_dir))) is not None}
 
 
 def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Question:
@@ -68,7 +50,34 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
         provider=asked,
         cloudtune_version=cloudtune_version(),
         today=session.clock.now().date(),
+        calibration=learned(session),
     )
+
+
+def learned(session: Session) -> Calibration:
+    """What the newest finished jobs of the ledger say about speed; nothing without a ledger, or with one that is in trouble."""
+    if not session.settings.home.exists():
+        return Calibration()
+    from cloudtune.ledger.ledger import FILE_NAME
+
+    if not (session.settings.home / FILE_NAME).exists():
+        return Calibration()
+    try:
+        ended = session.ledger.views(is_open=False, limit=LEARN_FROM)
+        return calibrate(run for view in ended if (run := _measured(view.id, session)) is not None)
+    except LedgerError:
+        return Calibration()
+
+
+def _measured(launch_id: LaunchId, session: Session) -> Measured | None:
+    """Steps per second of a finished job, and what its plan said; None where one of them is unknown."""
+    from cloudtune.verbs.plans import load_plan
+
+    body = next((event.body for event in session.ledger.events(launch_id) if event.kind == "measured"), None)
+    plan = load_plan(launch_id, session) if body and body.get("train_seconds") and body.get("steps") else None
+    if body is None or plan is None or not plan.training_seconds:
+        return None
+    return Measured(plan.chosen.gpu, plan.recipe.method.type, body["steps"] / body["train_seconds"], plan.steps / plan.training_seconds)
 
 
 def shape_of(recipe: Recipe, base_dir: Path, session: Session) -> ModelShape:
