@@ -110,17 +110,8 @@ def test_exactly_what_the_manifest_names_comes_home(world):
     view = status(JOB, world.session)
     assert (view.state, view.collected_to) == (JobState.COLLECTED, str(world.to))
     measured = next(event for event in world.session.ledger.events() if event.kind == "measured")
-    assert measured.body == {
-        "predicted_peak_bytes": 8,
-        "peak_memory": {
-            "device": "cpu",
-            "host_rss_bytes": 7,
-            "allocated_bytes": None,
-            "reserved_bytes": None,
-            "device_bytes": None,
-            "by_phase": {},
-        },
-    }
+    assert measured.body["predicted_peak_bytes"] == 8
+    assert measured.body["peak_memory"]["host_rss_bytes"] == 7
 
 
 def test_collecting_again_fetches_what_is_missing_or_damaged(world):
