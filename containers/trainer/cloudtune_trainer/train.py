@@ -180,7 +180,9 @@ def _load(run: Run, material: Material) -> tuple[Learner, Progress]:
             learner.load_state(checkpoints.read_optimizer(home, run.workers.device))
             run.report.row("load", message=f"resuming from the checkpoint of step {progress.step}")
         if learner.loss.chunked:
-            check_chunked(model, _batches(run, material, material.groups[:1], 0)[0])
+            flat = job.recipe.data.packing and job.recipe.model.attention == "flash_attention_2"
+            # The same line on every worker: a share of one line would leave the others without any.
+            check_chunked(model, causal_batch(material.groups[:1], material.pad, run.workers.device, flat=flat))
         let_go(run.workers.device)
     run.stop.check()
     return learner, progress
