@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from cloudtune.cli.main import app
 from cloudtune.engine.client import EngineError
 from cloudtune.session import Session
 from cloudtune.settings import Settings
@@ -16,7 +18,7 @@ from cloudtune.show.dryrun import dry_run_lines
 from cloudtune.show.text import Page
 from cloudtune.verbs.dryrun import DryRun, Mode, dry_run
 from tests.containers.conftest import Engine
-from tests.containers.jobs import QUICKSTART, plan_of
+from tests.containers.jobs import QUICKSTART, ROOT, plan_of
 
 pytestmark = pytest.mark.stack
 STEPS = [
@@ -108,12 +110,15 @@ def test_asking_for_a_container_without_an_engine_is_refused(tmp_path: Path, mon
         rehearse(plan_of(QUICKSTART), "container", tmp_path)
 
 
-def test_the_command_ends_with_2_for_wrong_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    from typer.testing import CliRunner
-
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    twice = json.dumps({"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": " "}]}) + "\n"
-    recipe = chat_recipe(tmp_path, rows(3) + twice.encode())
-    answer = CliRunner().invoke(app, ["launch", str(recipe), "--provider", "local", "--dry-run"])
-    assert answer.exit_code == 2, answer.output
-    assert "rows.jsonl:4: the answer is empty" in answer.output
+def test_the_command_ends_with_2_for_wrong_data(tmp_path: Path):
+    silent = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": " "}]}
+    recipe = chat_recipe(tmp_path, rows(3) + json.dumps(silent).encode() + b"\n")
+    answer = subprocess.run(
+        [sys.executable, "-m", "cloudtune", "launch", str(recipe), "--provider", "local", "--dry-run"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    assert "rows.jsonl:4: the answer is empty" in answer.stdout

@@ -86,7 +86,7 @@ def test_the_search_finds_a_planted_secret(engine: Engine, tmp_path: Path):
         place.write_bytes(b"\x00\x01" + SECRET.encode())
     assert len(places_with(SECRET, below(tmp_path))) == 3
     context = {
-        "Dockerfile": f"FROM python:3.11-slim-bookworm\nENV TOKEN={SECRET}\nCOPY x /opt/cloudtune/x\n".encode(),
+        "Dockerfile": f"FROM python:3.11-slim-bookworm\nENV TOKEN={SECRET}\nCOPY x /opt/cloudtune/x\nCMD true\n".encode(),
         "x": SECRET.encode(),
     }
     image = images.build_image(engine.connection, f"cloudtune-test:planted-{__version__}", context)

@@ -1,0 +1,193 @@
+"""The supervisor's parts that need no container: machines of a job, secrets managers, drivers, the bucket mirror, exit codes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from cloudtune_entry import accelerator, cluster, credentials, outcome
+from cloudtune_entry.child import PASSED_ON, End, Signals
+from cloudtune_entry.ground import Ground, Trouble, bucket_path, find_ground
+from cloudtune_entry.lifeline import Lifeline
+from cloudtune_entry.mirror import make_mirror
+from cloudtune_entry.orders import Orders
+
+CLUSTER_SPEC = {
+    "cluster": {"workerpool0": ["cmle-master-0:2222"], "workerpool1": ["cmle-worker-0:2222", "cmle-worker-1:2222"]},
+    "task": {"type": "workerpool1", "index": 1, "trial": ""},
+}
+
+
+def test_each_platform_is_recognised_by_what_it_sets(tmp_path: Path):
+    assert find_ground({"TRAINING_JOB_NAME": "x"}).kind == "sagemaker"
+    assert find_ground({"CLUSTER_SPEC": "{}"}).kind == "vertex"
+    assert find_ground({"AIP_MODEL_DIR": "gs://b/x"}).kind == "vertex"
+    assert find_ground({"CLOUDTUNE_ROOT": str(tmp_path)}) == Ground("local", tmp_path)
+    assert bucket_path("gs://bucket/a/b") == Path("/gcs/bucket/a/b")
+
+
+def test_vertex_machines_count_the_primary_first():
+    found = cluster.find_cluster(Ground("vertex", Path("/opt/ml")), {"CLUSTER_SPEC": json.dumps(CLUSTER_SPEC)})
+    assert found == cluster.Cluster(nodes=3, rank=2, master="cmle-master-0")
+
+
+def test_sagemaker_machines_are_in_numeric_order(tmp_path: Path):
+    config = tmp_path / "input/config"
+    config.mkdir(parents=True)
+    hosts = [f"algo-{number}" for number in (10, 2, 1, 3, 4, 5, 6, 7, 8, 9)]
+    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-10", "hosts": hosts, "network_interface_name": "eth1"}))
+    found = cluster.find_cluster(Ground("sagemaker", tmp_path), {})
+    assert found == cluster.Cluster(nodes=10, rank=9, master="algo-1", interface="eth1")
+
+
+def test_torchrun_is_used_for_more_than_one_process_only():
+    assert cluster.command(Orders("cpu", 0, 1), cluster.Cluster())[1:] == ["-m", "cloudtune_trainer"]
+    assert cluster.command(Orders("cuda", 1, 1), cluster.Cluster())[1:] == ["-m", "cloudtune_trainer"]
+    eight = cluster.command(Orders("cuda", 8, 1), cluster.Cluster())
+    assert eight[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "8"]
+    two = cluster.command(Orders("cuda", 8, 2), cluster.Cluster(2, 1, "algo-1"))
+    assert two[7:13] == ["--nnodes", "2", "--node-rank", "1", "--master-addr", "algo-1"]
+    with pytest.raises(Trouble, match="plan is for 2"):
+        cluster.command(Orders("cuda", 1, 2), cluster.Cluster())
+
+
+def test_compatibility_libraries_only_where_they_are_newer(tmp_path: Path):
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12\n")
+    compat = tmp_path / "compat"
+    compat.mkdir()
+    assert not accelerator.compat_is_newer(compat, driver)
+    (compat / "libcuda.so.560.35.03").write_text("")
+    assert accelerator.compat_is_newer(compat, driver)
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.10  Sun May 12\n")
+    assert not accelerator.compat_is_newer(compat, driver)
+    assert not accelerator.compat_is_newer(compat, tmp_path / "absent")
+
+
+def test_exit_codes_by_platform(tmp_path: Path):
+    grounds = {kind: Ground(kind, tmp_path) for kind in ("local", "vertex", "sagemaker")}
+    assert [outcome.judge(End(75, True), ground, 0).code for ground in grounds.values()] == [75, 75, 143]
+    assert outcome.judge(End(-9, False), grounds["local"], 0).code == 137
+    assert outcome.judge(End(-11, False), grounds["vertex"], 0).code == 139
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/manifest.json").write_text('{"outcome": "interrupted"}')
+    # torchrun ends with 1 when its workers saved and left with 75: the manifest knows better.
+    assert outcome.judge(End(1, True), grounds["local"], 0).word == "interrupted"
+    assert outcome.judge(End(1, False), grounds["local"], 0).word == "failed"
+
+
+def test_secrets_are_cut_out_of_text():
+    values = {"HF_TOKEN": "hf_abc123", "SHORT": "ab"}
+    assert credentials.redacted(b"got hf_abc123 and ab", values) == b"got [HF_TOKEN] and ab"
+
+
+@contextmanager
+def google(allow: bool) -> Iterator[str]:
+    """A small server that answers as the metadata server and Secret Manager do."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.endswith("/token"):
+                body = {"access_token": "tok"} if self.headers["Metadata-Flavor"] == "Google" else {}
+            elif self.path.endswith("/project-id"):
+                self.reply(200, b"my-project")
+                return
+            elif not allow or self.headers["Authorization"] != "Bearer tok":
+                self.reply(403, b"{}")
+                return
+            else:
+                assert self.path == "/v1/projects/my-project/secrets/hf-token/versions/latest:access"
+                body = {"payload": {"data": base64.b64encode(b"hf_from_google").decode()}}
+            self.reply(200, json.dumps(body).encode())
+
+        def reply(self, code: int, body: bytes) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_google_secret_manager_is_asked_over_plain_rest():
+    with google(allow=True) as host:
+        environ = {"GCE_METADATA_HOST": host, "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"http://{host}/"}
+        values, notes = credentials.fetch({"HF_TOKEN": "gcp:secretmanager:hf-token"}, environ)
+    assert (values, notes) == ({"HF_TOKEN": "hf_from_google"}, [])
+
+
+def test_a_refused_secret_ends_the_job_with_the_missing_right():
+    with google(allow=False) as host:
+        environ = {"GCE_METADATA_HOST": host, "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"http://{host}/"}
+        with pytest.raises(Trouble, match="secretAccessor"):
+            credentials.fetch({"HF_TOKEN": "gcp:secretmanager:hf-token"}, environ)
+
+
+def test_mounted_secrets_win_over_the_environment(tmp_path: Path):
+    (tmp_path / "HF_TOKEN").write_text("from file\n")
+    environ = {"CLOUDTUNE_SECRETS_DIR": str(tmp_path), "HF_TOKEN": "from environment", "OTHER": "o"}
+    values, notes = credentials.fetch({"HF_TOKEN": "env", "OTHER": "env", "GONE": "env"}, environ)
+    assert values == {"HF_TOKEN": "from file", "OTHER": "o"}
+    assert len(notes) == 1
+    assert "CLOUDTUNE_SECRETS_DIR" not in credentials.without(environ)
+
+
+def test_the_mirror_copies_markers_last_and_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root, bucket = tmp_path / "ml", tmp_path / "bucket"
+    for part in ("model", "output/data", "checkpoints/step-1", "checkpoints/step-2"):
+        (root / part).mkdir(parents=True)
+    (root / "checkpoints/step-1/weights").write_text("1")
+    (root / "checkpoints/step-1/COMPLETE").write_text("{}")
+    (root / "checkpoints/step-2/weights").write_text("2")
+    mirror = make_mirror(Ground("vertex", root), {"AIP_MODEL_DIR": f"{bucket}/model/"})
+    mirror.copy()
+    assert sorted(path.name for path in (bucket / "checkpoints").iterdir()) == ["step-1"]
+    (root / "checkpoints/step-2/COMPLETE").write_text("{}")
+    for path in (root / "checkpoints/step-1").iterdir():
+        path.unlink()
+    (root / "checkpoints/step-1").rmdir()
+    mirror.copy()
+    assert not (bucket / "checkpoints/step-1/COMPLETE").exists()
+    assert (bucket / "checkpoints/step-2/COMPLETE").exists()
+    assert make_mirror(Ground("sagemaker", root), {"AIP_MODEL_DIR": "gs://b/"}).pairs == ()
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """The supervisor takes the process's signals; the tests' own handlers come back afterwards."""
+    before = {number: signal.getsignal(number) for number in PASSED_ON}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_lifeline_that_stands_still_asks_once(tmp_path: Path):
+    signals = Signals()
+    path = tmp_path / "alive"
+    path.touch()
+    tie = Lifeline(path, still_seconds=0.0)
+    tie.tick(signals)
+    assert not signals.asked
+    tie.tick(signals)
+    assert signals.asked
+    assert signals.kill_at is not None
+    calm = Signals()
+    Lifeline(None).tick(calm)
+    assert not calm.asked
