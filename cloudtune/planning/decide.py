@@ -19,6 +19,7 @@ from cloudtune.planning.resolve import decisions, resolve
 from cloudtune.planning.ways import Rates
 from cloudtune.recipe.digest import recipe_digest
 from cloudtune.recipe.spec import Recipe
+from cloudtune.units import duration as spell
 
 STALE_DAYS = 90
 MOST_FALLBACKS = 4
@@ -102,6 +103,7 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
     )
     hours, low, high = (value / 3600 for value in (way.seconds.expected, way.seconds.low, way.seconds.high))
     nodes = way.layout.nodes
+    limit = cost.time_limit_seconds(max_usd=recipe.budget.max_usd, max_hours=recipe.compute.max_hours, usd_per_hour=rates.high, nodes=nodes)
     return Plan(
         cloudtune_version=question.cloudtune_version,
         recipe=recipe,
@@ -119,13 +121,11 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
         usd=cost.run_usd(hours, rates.expected, nodes),
         usd_low=cost.run_usd(low, rates.low, nodes),
         usd_high=cost.run_usd(high, rates.high, nodes),
-        max_seconds=cost.time_limit_seconds(
-            max_usd=recipe.budget.max_usd, max_hours=recipe.compute.max_hours, usd_per_hour=rates.high, nodes=nodes
-        ),
+        max_seconds=limit,
         candidates=tuple(option.candidate() for option in weighing.options),
         rejected=weighing.rejected,
         decisions=decisions(recipe, resolved, way.layout),
-        warnings=_warnings(question, offer),
+        warnings=_warnings(question, offer, high * 3600, limit),
         fallbacks=_fallbacks(weighing, best),
         training_seconds=weighing.timing.uncorrected_seconds(offer, way),
         advice=halving(recipe, best.way.usd, question.best_of) if recipe.compute.provider != "local" else (),
@@ -173,8 +173,11 @@ def _runs(weighing: Weighing, option: Option, best: Option) -> bool:
     return option.layout == best.layout and fits(weighing.reckoner.estimate(device, best.layout), device)
 
 
-def _warnings(question: Question, offer: Offer) -> tuple[str, ...]:
+def _warnings(question: Question, offer: Offer, longest: float, limit: int | None) -> tuple[str, ...]:
+    """``longest``: the upper end of the time in seconds; ``limit``: when the server ends the job."""
     said = []
+    if limit is not None and longest > limit:
+        said.append(f"the job is ended after {spell(limit)} by budget or max_hours, and may take up to {spell(longest)}")
     positions = question.shape.max_positions
     if positions is not None and question.recipe.data.max_length > positions:
         said.append(f"data.max_length {question.recipe.data.max_length} is longer than the model's {positions} positions")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloudtune import cost
 from cloudtune.offers.offer import Offer, unsupported
 from cloudtune.planning.ways import Timing, Way, without_checkpoints
 from cloudtune.recipe.spec import QloraMethod, Recipe
@@ -35,8 +36,8 @@ def _needs(recipe: Recipe) -> tuple[str, ...]:
 def beyond_limits(timing: Timing, offer: Offer, way: Way, *, named_provider: bool) -> str | None:
     """Why budget, max_hours, missing checkpoints or patience rule a way out, in one sentence."""
     recipe = timing.recipe
-    if recipe.budget.max_usd is not None and way.usd > recipe.budget.max_usd:
-        return f"would cost about {usd(way.usd)}, the budget is {usd(recipe.budget.max_usd)}"
+    if recipe.budget.max_usd is not None and (reason := _over_budget(timing, offer, way, recipe.budget.max_usd)) is not None:
+        return reason
     if recipe.compute.max_hours is not None and way.hours > recipe.compute.max_hours:
         return f"would take about {spell(way.seconds.expected)}, max_hours is {recipe.compute.max_hours:g}"
     if offer.purchase == "spot" and without_checkpoints(timing, way):
@@ -44,3 +45,14 @@ def beyond_limits(timing: Timing, offer: Offer, way: Way, *, named_provider: boo
     if offer.gpu_count == 0 and not named_provider and way.hours > SLOWEST_USEFUL_HOURS:
         return f"would take about {spell(way.seconds.expected)} without a GPU; choose it with --provider local"
     return None
+
+
+def _over_budget(timing: Timing, offer: Offer, way: Way, limit: float) -> str | None:
+    """The budget becomes a time limit at the dearest price, so that price is what has to be within it."""
+    rates = timing.rates(offer)
+    ceiling = cost.run_usd(way.hours, rates.high, way.layout.nodes)
+    if ceiling <= limit:
+        return None
+    if way.usd > limit:
+        return f"would cost about {usd(way.usd)}, the budget is {usd(limit)}"
+    return f"could cost {usd(ceiling)} where the discount is small, the budget is {usd(limit)}"

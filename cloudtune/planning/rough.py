@@ -25,7 +25,7 @@ def rough_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, device: Devic
     word = 4 if device.kind == "cpu" or recipe.model.dtype == "float32" else 2
     shards = layout.data_parallel if layout.sharding == "fsdp" else 1
     tokens = layout.micro_batch_size * recipe.data.max_length
-    gathered = 2 * word * max(block.parameters for block in shape.blocks) if shards > 1 else 0
+    gathered = _gathered(shape, word) if shards > 1 else 0
     gradients = GRADIENT_BYTES * trained_weights(recipe, shape) // shards
     return (
         device.context_bytes
@@ -35,6 +35,12 @@ def rough_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, device: Devic
         + tokens * _activations(shape, word, checkpointing=layout.gradient_checkpointing)
         + _loss(recipe, shape, tokens, word)
     )
+
+
+def _gathered(shape: ModelShape, word: int) -> int:
+    """What FSDP holds whole: two layers, and embeddings with the head, which stay gathered through the step."""
+    ends = shape.parameters - sum(block.parameters * block.count for block in shape.blocks)
+    return word * (2 * max(block.parameters for block in shape.blocks) + ends)
 
 
 def _activations(shape: ModelShape, word: int, *, checkpointing: bool) -> int:

@@ -204,3 +204,11 @@ def test_replicas_are_preferred_to_shards_and_shards_to_offload():
     assert sharding(40) == ("ddp", False)
     assert sharding(8) == ("fsdp", False)
     assert sharding(2) == ("fsdp", True)
+
+
+def test_a_budget_holds_at_the_dearest_price_of_a_range():
+    spot = offer(purchase="spot", usd_per_hour=0.5, usd_per_hour_low=0.3, usd_per_hour_high=1.0)
+    (option,) = weighed(recipe(), [spot]).options
+    between = recipe(budget={"max_usd": round(option.way.usd * 1.5, 2)})
+    assert "where the discount is small" in weighed(between, [spot]).rejected[0].reason
+    assert weighed(recipe(budget={"max_usd": round(option.way.usd * 2.1, 2)}), [spot]).options

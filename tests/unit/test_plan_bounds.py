@@ -1,0 +1,56 @@
+"""The closed form holds every replay within the factors that the planner trusts, over a grid of models, methods and layouts."""
+
+from pathlib import Path
+
+import pytest
+
+from cloudtune.memory.device import Device
+from cloudtune.memory.reckon import estimate_memory
+from cloudtune.models.registry import find_shape
+from cloudtune.planning.reckoner import UNCALIBRATED
+from cloudtune.planning.resolve import before_layout
+from cloudtune.planning.rough import rough_bytes
+from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.spec import Recipe
+from cloudtune.units import GIB
+
+CARD = Device.cuda("L4", total_bytes=22 * GIB, compute_capability=(8, 9))
+MODELS = ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "Qwen/Qwen3-4B", "meta-llama/Llama-3.1-8B", "google/gemma-2-2b")
+GRID = [
+    (base, method, checkpointing, micro, gpus)
+    for base in MODELS
+    for method in ("full", "lora", "qlora")
+    for checkpointing in (False, True)
+    for micro, gpus in ((1, 1), (8, 1), (2, 4))
+]
+
+
+def ratio(base, method, checkpointing, micro, gpus):
+    """The replay with its margin ÷ the closed form."""
+    shape = find_shape(base, base_dir=Path())
+    recipe = before_layout(
+        Recipe.model_validate(
+            {
+                "version": 1,
+                "name": "t",
+                "model": {"base": base},
+                "method": {"type": method},
+                "data": {"train": [{"path": "o/x"}], "max_length": 1024},
+            }
+        ),
+        shape,
+    )
+    layout = Layout(
+        gpus=gpus,
+        micro_batch_size=micro,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=checkpointing,
+        sharding="fsdp" if gpus > 1 else "none",
+    )
+    return estimate_memory(recipe, shape, layout, CARD).high_bytes / rough_bytes(recipe, shape, layout, CARD)
+
+
+@pytest.mark.parametrize("case", [*GRID[::7], *[pytest.param(case, marks=pytest.mark.full) for case in GRID]], ids=str)
+def test_the_closed_form_is_within_its_factors(case):
+    low, high = UNCALIBRATED
+    assert 1 / low <= ratio(*case) <= high
