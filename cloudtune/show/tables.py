@@ -41,6 +41,8 @@ def plan_lines(plan: Plan, page: Page) -> list[str]:
         lines += [heading(page, "Machines that would not"), *rejected_lines(plan.rejected, page), ""]
     if plan.decisions:
         lines += [heading(page, "Decided for you"), *notes(page, plan.decisions), ""]
+    if plan.advice:
+        lines += [heading(page, "What would halve the price"), *notes(page, [item.effect for item in plan.advice]), ""]
     lines += notes(page, plan.warnings, sign="!", style="yellow")
     return lines[:-1] if lines and not lines[-1] else lines
 
@@ -61,6 +63,7 @@ def _plan_pairs(plan: Plan) -> list[tuple[str, str]]:
         ("data", data_words(plan.data)),
         ("time", f"{spread(plan.hours, plan.hours_low, plan.hours_high)} for {plan.steps:,} steps"),
         ("price", price_words(plan)),
+        ("sold out?", "then " + ", ".join(item.instance for item in plan.fallbacks) if plan.fallbacks else ""),
         ("limit", f"stopped after {duration(plan.max_seconds)} whatever happens" if plan.max_seconds else ""),
     ]
 
