@@ -1,0 +1,148 @@
+"""Side by side on the same rows: cloudtune and four other estimators, each in a throwaway virtual environment.
+
+    python benchmarks/memory/peers.py CASES.csv [--venvs FOLDER] [--json]
+
+Installs fitcheck-llm, canifinetune and llm-analysis from the package index into FOLDER (default: a temporary one); accelerate
+is the one of this environment. Only the peers' programs are run; their archives of measurements are never read. Every peer
+gets the row's own numbers; a row that it refuses counts as refused, never as an error of zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+import published  # noqa: E402
+from rows import Row, read_cases  # noqa: E402
+
+PEERS = {"fitcheck-llm": "fitcheck-llm==0.3.1", "canifinetune": "canifinetune==0.4.1", "llm-analysis": "llm-analysis==0.2.2"}
+TIMED = 20
+
+
+def environment(peer: str, folder: Path) -> Path:
+    """The interpreter of the peer's own environment, made when missing."""
+    place = folder / peer
+    if not (place / "bin" / "python").exists():
+        venv.create(place, with_pip=True)
+        subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", PEERS[peer]], check=True, stderr=subprocess.DEVNULL)
+    return place / "bin" / "python"
+
+
+def question(row: Row) -> dict[str, Any]:
+    """What a peer is told: the row's job and the shape of its model."""
+    shape, _ = published.shape_named(row.model)
+    attention, mlp = shape.blocks[0].attention, shape.blocks[0].mlp
+    assert attention is not None
+    return {
+        "id": row.id,
+        "model": row.model,
+        "family": shape.family,
+        "parameters": shape.parameters,
+        "hidden": shape.hidden_size,
+        "layers": shape.num_layers,
+        "heads": attention.heads,
+        "kv_heads": attention.kv_heads,
+        "head_dim": attention.head_dim,
+        "width": mlp.width,
+        "vocabulary": shape.vocab_size,
+        "tied": shape.tied,
+        "method": row.method,
+        "quant": "none" if row.quant in {"", "none"} else "int8" if "int8" in row.quant else "nf4",
+        "double": "double" in row.quant and "no double" not in row.quant,
+        "rank": row.rank,
+        "targets": row.targets,
+        "length": row.length,
+        "batch": row.batch,
+        "checkpointing": not row.checkpointing.startswith("no"),
+        "eager": row.attention.startswith("eager"),
+        "optimizer": row.optimizer,
+        "dtype": "fp16" if "fp16" in row.dtype else "bf16" if "bf16" in row.dtype else "fp32",
+        "gpu": row.gpu,
+    }
+
+
+def ask(interpreter: Path, adapter: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Run a peer's adapter over all questions; {"answers": {id: {"allocated", "reserved", "device"} | {"refused"}}, "seconds"}."""
+    script = HERE / "adapters" / f"{adapter}.py"
+    done = subprocess.run([interpreter, script], input=json.dumps(questions), capture_output=True, text=True, check=True, timeout=600)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def ours(rows: list[Row]) -> dict[str, Any]:
+    """cloudtune's answers in the same form."""
+    answers: dict[str, Any] = {}
+    started = time.perf_counter()
+    for row in rows:
+        scored = published.score(row)
+        metric = published.METRICS[row.metric]
+        answers[row.id] = {metric: scored.predicted_bytes}
+    return {"answers": answers, "seconds": (time.perf_counter() - started) / max(1, len(rows))}
+
+
+def columns(rows: list[Row], answers: dict[str, Any]) -> dict[str, Any]:
+    """Errors per metric: n, refused, median, mean and worst of |error|, worst under-prediction."""
+    found: dict[str, Any] = {}
+    for metric, key in published.METRICS.items():
+        wanted = [row for row in rows if row.metric == metric]
+        errors = []
+        for row in wanted:
+            predicted = answers.get(row.id, {}).get(key)
+            if predicted is not None and row.measured_bytes:
+                errors.append(predicted / row.measured_bytes - 1)
+        if not wanted:
+            continue
+        sizes = [abs(error) for error in errors]
+        found[metric] = {
+            "rows": len(wanted),
+            "answered": len(errors),
+            "median": median(sizes) if sizes else None,
+            "mean": mean(sizes) if sizes else None,
+            "worst": max(sizes) if sizes else None,
+            "worst_under": min([0.0, *errors]),
+        }
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", type=Path)
+    parser.add_argument("--venvs", type=Path)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    rows = [row for row in read_cases(options.cases) if published.score(row).scored]
+    questions = [question(row) for row in rows]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.venvs or Path(temporary)
+        table = {"cloudtune": ours(rows)}
+        for peer in PEERS:
+            table[peer] = ask(environment(peer, folder), peer.replace("-", "_"), questions)
+        table["accelerate"] = ask(Path(sys.executable), "accelerate_estimate", questions)
+    result = {name: {"seconds": answer["seconds"], **columns(rows, answer["answers"])} for name, answer in table.items()}
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{'estimator':14} {'metric':14} {'rows':>5} {'answered':>8} {'median':>8} {'mean':>8} {'worst':>8} {'under':>8} {'ms each':>8}")
+    for name, answer in result.items():
+        for metric, values in answer.items():
+            if isinstance(values, dict):
+                numbers = " ".join(
+                    f"{values[key]:8.1%}" if values[key] is not None else f"{'-':>8}" for key in ("median", "mean", "worst", "worst_under")
+                )
+                print(f"{name:14} {metric:14} {values['rows']:5} {values['answered']:8} {numbers} {answer['seconds'] * 1e3:8.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
