@@ -140,9 +140,8 @@ def candidate_lines(candidates: Sequence[Candidate], page: Page, chosen: Chosen 
     """The machines that fit, cheapest first, the chosen one marked; price last."""
     columns = [
         Column(""),
-        Column("provider"),
-        Column("region"),
-        Column("machine", flexible=True),
+        Column("where", flexible=True),
+        Column("machine"),
         Column("bought"),
         Column("gpus", "right"),
         Column("hours", "right"),
@@ -150,7 +149,7 @@ def candidate_lines(candidates: Sequence[Candidate], page: Page, chosen: Chosen 
         Column("price", "right"),
     ]
     rows = [_candidate_row(item, chosen) for item in candidates[:SHOWN_CANDIDATES]]
-    return [*table(page, columns, rows), *_more(page, len(candidates) - SHOWN_CANDIDATES)]
+    return [*table(page, columns, rows, indent=0 if chosen else 2), *_more(page, len(candidates) - SHOWN_CANDIDATES)]
 
 
 def _candidate_row(item: Candidate, chosen: Chosen | None) -> Row:
@@ -160,8 +159,7 @@ def _candidate_row(item: Candidate, chosen: Chosen | None) -> Row:
     gpus = item.layout.gpus * item.layout.nodes
     texts = [
         "*" if taken else "",
-        item.provider,
-        item.region,
+        f"{item.provider} {item.region}",
         item.instance,
         item.purchase.replace("_", " "),
         str(gpus) if gpus else "",
@@ -174,16 +172,13 @@ def _candidate_row(item: Candidate, chosen: Chosen | None) -> Row:
 
 def rejected_lines(rejected: Sequence[Rejected], page: Page) -> list[str]:
     """The machines that do not fit, those with the same reason on one line."""
-    groups: dict[tuple[str, str, int | None, int | None], list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for item in rejected:
-        machines = groups.setdefault((item.provider, item.reason, item.needs_bytes, item.has_bytes), [])
+        machines = groups.setdefault((item.provider, item.reason), [])
         if item.instance not in machines:
             machines.append(item.instance)
-    columns = [Column("provider"), Column("machine"), Column("needs", "right"), Column("has", "right"), Column("why", flexible=True)]
-    rows = [
-        Row([provider, _several(machines), "" if needs is None else gib(needs), "" if has is None else gib(has), reason])
-        for (provider, reason, needs, has), machines in list(groups.items())[:SHOWN_REJECTED]
-    ]
+    columns = [Column("machine"), Column("why", flexible=True)]
+    rows = [Row([f"{provider} {_several(machines)}", reason]) for (provider, reason), machines in list(groups.items())[:SHOWN_REJECTED]]
     return [*table(page, columns, rows), *_more(page, len(groups) - SHOWN_REJECTED)]
 
 

@@ -122,7 +122,9 @@ def _widths(page: Page, columns: Sequence[Column], rows: Sequence[Row], indent: 
         return widths
     excess = indent + sum(widths) + 2 * (len(widths) - 1) - page.width
     for index in sorted((i for i, column in enumerate(columns) if column.flexible), key=lambda i: -widths[i]):
-        given = min(max(excess, 0), max(0, widths[index] - _NARROWEST))
+        longest_word = max((cells(word) for row in rows for word in row.cells[index].split()), default=0)
+        narrowest = max(_NARROWEST, longest_word, cells(columns[index].title))
+        given = min(max(excess, 0), max(0, widths[index] - narrowest))
         widths[index] -= given
         excess -= given
     return widths

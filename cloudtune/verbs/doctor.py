@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -77,7 +78,7 @@ def _program() -> Iterator[Check]:
 def _places(session: Session) -> Iterator[Check]:
     home = session.settings.home
     above = _existing(home)
-    if not os.access(above, os.W_OK | os.X_OK):
+    if not _writable(above):
         yield Check("home", "problem", f"{above} cannot be written to", "set CLOUDTUNE_HOME to a folder that you can write to")
     else:
         yield Check("home", "ok", f"{home}{'' if home.exists() else ' (made when first needed)'}")
@@ -87,6 +88,15 @@ def _places(session: Session) -> Iterator[Check]:
         low = free < LOW_DISK_BYTES
         hint = "training and collecting need room; free some, or use another folder" if low else ""
         yield Check(name, "note" if low else "ok", f"{gib(free)} free", hint)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made in ``folder``; tried, because permissions do not tell of read-only or special file systems."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _ledger(session: Session) -> Check:
