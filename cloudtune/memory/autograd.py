@@ -63,7 +63,7 @@ Backward = Callable[["Run", Saved, Value, Node], tuple[Value | None, ...]]
 class Leaf(Node):
     """The end of the line: a parameter or an input that wants a gradient. Holds that gradient in ``grad``."""
 
-    __slots__ = ("count", "grad", "name", "ready", "reduced", "word")
+    __slots__ = ("count", "grad", "name", "ready", "reduced", "table", "word")
 
     def __init__(self, name: str, count: int, word: int, owner: Storage | None = None) -> None:
         # torch's AccumulateGrad holds the tensor that it belongs to
@@ -74,6 +74,8 @@ class Leaf(Node):
         self.grad: Value | None = None
         self.ready: Callable[[Leaf], None] | None = None
         self.reduced = False
+        self.table = False
+        """An embedding table."""
 
 
 def _nothing(_run: Run, _saved: Saved, _grad: Value, _node: Node) -> tuple[Value | None, ...]:

@@ -58,6 +58,8 @@ class Behaviour:
     optimizer_kernel: Literal["fused", "foreach", "loop"] = "fused"
     paged: bool = False
     """Optimizer states of 100,000 numbers and more lie in CUDA managed memory, outside torch's allocator."""
+    embeddings_32bit: bool = True
+    """8-bit optimizers keep the states of embedding tables in fp32."""
     clip_gradients: bool = True
     # the process
     allocator: Literal["native", "expandable"] = "expandable"

@@ -38,7 +38,8 @@ def _resident(tensor: Tensor, name: str, job: Job, output: str) -> int:
     if behaviour.kbit_upcast and isinstance(method, QloraMethod) and not is_quantised(tensor, name, method, output):
         total = _rounded(-(-tensor.numel // job.shards) * 4)
     if isinstance(method, FullMethod):
-        return total + _states(-(-tensor.numel // job.shards), behaviour.full_word, behaviour)
+        table = tensor.kind in {"embedding", "position"}
+        return total + _states(-(-tensor.numel // job.shards), behaviour.full_word, behaviour, table=table)
     return total + _adapter(tensor, name, method, job, output)
 
 
@@ -52,8 +53,8 @@ def _adapter(tensor: Tensor, name: str, method: Method, job: Job, output: str) -
     return total
 
 
-def _states(count: int, word: int, behaviour: Behaviour) -> int:
-    return sum(_rounded(size) for size in state_sizes(count, word, behaviour))
+def _states(count: int, word: int, behaviour: Behaviour, *, table: bool = False) -> int:
+    return sum(_rounded(size) for size in state_sizes(count, word, behaviour, table=table))
 
 
 def _rounded(size: int) -> int:

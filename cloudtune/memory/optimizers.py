@@ -43,7 +43,9 @@ class Optimizer:
         self.tape.kind = kind
 
     def _states_of(self, count: int, leaf: Leaf) -> list[Storage]:
-        return [Storage(self.tape, size, f"moment of {leaf.name}") for size in state_sizes(count, leaf.word, self.behaviour)]
+        return [
+            Storage(self.tape, size, f"moment of {leaf.name}") for size in state_sizes(count, leaf.word, self.behaviour, table=leaf.table)
+        ]
 
     def _borrow(self) -> None:
         """What the update itself needs: foreach one more copy of everything, the loop one tensor at a time, fused nothing."""
@@ -66,14 +68,14 @@ class Optimizer:
             del root
 
 
-def state_sizes(count: int, word: int, behaviour: Behaviour) -> list[int]:
-    """Bytes of each state tensor of a parameter of ``count`` numbers of ``word`` bytes."""
+def state_sizes(count: int, word: int, behaviour: Behaviour, *, table: bool = False) -> list[int]:
+    """Bytes of each state tensor of a parameter of ``count`` numbers of ``word`` bytes; ``table``: of an embedding."""
     kind = behaviour.optimizer
     if kind == "adafactor":
         return list(_factored(count))
     number = STATES[kind]
     eight = kind in {"adamw_8bit", "lion_8bit"}
-    if eight and count >= SMALLEST_8BIT:
+    if eight and count >= SMALLEST_8BIT and not (table and behaviour.embeddings_32bit):
         sizes, scales = [count] * number, [4 * -(-count // SCALE_BLOCK)] * number
     elif eight or kind == "adamw_32bit":
         sizes, scales = [4 * count] * number, []

@@ -125,6 +125,8 @@ class Program:
                 self.ends[tensor.name] = self.ends[owner]
                 continue
             leaf = self.trained.leaf(tensor.name, tensor.numel, word) if full else None
+            if leaf is not None:
+                leaf.table = tensor.kind in {"embedding", "position"}
             self.ends[tensor.name] = Weight(tensor.name, tensor.numel, word, leaf=leaf)
         self._build_ends()
         for index, block, copies in self._rows():

@@ -7,7 +7,7 @@ import time
 from accelerate.commands.estimate import estimate_training_usage
 
 
-def answer(asked):
+def answer(asked: dict) -> dict:
     # its model is AutoModel: an untied head is not counted; sizes are those of fp32 weights
     parameters = asked["parameters"] - (0 if asked["tied"] else asked["vocabulary"] * asked["hidden"])
     usage = estimate_training_usage(4 * parameters, "float32" if asked["dtype"] == "fp32" else "bfloat16")

@@ -9,7 +9,7 @@ sys.path = [place for place in sys.path if not place.endswith("adapters")]  # th
 from canifinetune.estimator.memory import EstimateRequest, estimate  # noqa: E402
 
 
-def answer(asked):
+def answer(asked: dict) -> dict:
     targets = asked["targets"]
     request = EstimateRequest(
         model_id=asked["model"].partition(" (")[0],
@@ -36,9 +36,10 @@ def answer(asked):
 answers = {}
 started = time.perf_counter()
 for question in json.load(sys.stdin):
+    if question["family"] == "encoder":
+        answers[question["id"]] = {"refused": "decoders only"}
+        continue
     try:
-        if question["family"] == "encoder":
-            raise ValueError("decoders only")
         answers[question["id"]] = answer(question)
     except Exception as error:  # noqa: BLE001 - whatever a peer raises is a refusal
         answers[question["id"]] = {"refused": str(error)[:200]}

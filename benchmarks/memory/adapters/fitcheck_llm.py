@@ -12,7 +12,7 @@ GPUS = {"Tesla T4": "t4", "4080": "rtx4080", "V100": "v100"}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def answer(asked):
+def answer(asked: dict) -> dict:
     model = ModelConfig(
         name=asked["model"],
         num_params=asked["parameters"],
@@ -55,9 +55,10 @@ def answer(asked):
 answers = {}
 started = time.perf_counter()
 for question in json.load(sys.stdin):
+    if question["family"] == "encoder":
+        answers[question["id"]] = {"refused": "decoders only"}
+        continue
     try:
-        if question["family"] == "encoder":
-            raise ValueError("decoders only")
         answers[question["id"]] = answer(question)
     except (ValueError, KeyError, TypeError) as error:
         answers[question["id"]] = {"refused": str(error)}

@@ -12,7 +12,7 @@ from llm_analysis.analysis import ActivationRecomputation, LLMAnalysis  # noqa: 
 from llm_analysis.config import ModelConfig, get_gpu_config_by_name  # noqa: E402
 
 
-def answer(asked):
+def answer(asked: dict) -> dict:
     if asked["method"] != "full":
         raise ValueError("no adapters, no quantised weights")
     model = ModelConfig(
