@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
 
 
 def cloudtune_version() -> str:
-    """The installed version, or 0+source in a bare checkout."""
-    try:
-        return version("cloudtune")
-    except PackageNotFoundError:
-        return "0+source"
+    """This code's own version: the same in a checkout and in an installed wheel, so that equal sources render equal bytes."""
+    from cloudtune import __version__
+
+    return __version__
 
 
 def changed_since(plan: Plan, *, session: Session) -> tuple[str, ...]:
