@@ -23,8 +23,8 @@ from cloudtune.recipe.spec import Recipe
 
 Verdict = Literal["fits", "no", "unsure"]
 Bounds = tuple[int, int]
-UNCALIBRATED = (1.4, 1.7)  # the closed form ÷ and x these hold every replay of the grid in tests/unit/test_plan_bounds.py
-CALIBRATED = 1.15
+UNCALIBRATED = (1.2, 1.7)  # the closed form ÷ and x these hold every replay of the grid in tests/unit/test_plan_bounds.py
+CALIBRATED = {False: 1.15, True: 1.25}  # whole replicas, shards: the same after one replay of the family
 
 
 def family_of(layout: Layout) -> Layout:
@@ -97,7 +97,8 @@ class Reckoner:
             return int(guess / UNCALIBRATED[0]), int(guess * UNCALIBRATED[1])
         anchor = min(anchors, key=lambda item: (abs(item[1].micro_batch_size - layout.micro_batch_size), item[0] != device))
         guess = round(guess * self._known[anchor].high_bytes / self._rough_of(anchor))
-        return int(guess / CALIBRATED), int(guess * CALIBRATED)
+        width = CALIBRATED[layout.sharding == "fsdp"]
+        return int(guess / width), int(guess * width)
 
     def _rough_of(self, key: tuple[Device, Layout]) -> int:
         if key not in self._rough and self.rough is not None:
