@@ -29,6 +29,18 @@ class Program:
     unscored: Callable[[Row], str | None]
     cited: dict[str, str] = field(default_factory=dict)
     steps: int = 2
+    rank: int = 8
+    """The program's default where the row says none."""
+    targets: tuple[str, ...] | None = None
+    """What "all linear (script default)" means in this program."""
+    dropout: float = 0.0
+    double: bool = False
+    """Whether the program quantises twice where the row does not say."""
+    sharded: bool = False
+    """Rows on several GPUs can be reckoned."""
+
+
+SIX = ("k_proj", "q_proj", "v_proj", "up_proj", "down_proj", "gate_proj")
 
 
 def _always(_row: Row) -> str | None:
@@ -193,6 +205,48 @@ BERT_CITED = {
 }
 
 
+def _fsdp_qlora(row: Row) -> Behaviour:
+    return Behaviour(
+        name="fsdp_qlora train.py",
+        attention="sdpa",
+        compute_word=2,
+        autocast=False,
+        full_word=2,
+        kbit_upcast=False,
+        adapter_word=2,
+        loss="full",
+        shifted_logits=True,
+        loss_inside=True,
+        outputs_held=True,
+        checkpointing=True,
+        reentrant="reentrant" in row.checkpointing and "non" not in row.checkpointing,
+        input_gradients=True,
+        optimizer="adamw",
+        optimizer_kernel="foreach",
+        embeddings_32bit=False,
+        clip_gradients=True,
+        allocator="native",
+        loading="host",
+        empty_cache_after_load=False,
+        peak_from="load",
+        torch_version=(2, 2),
+    )
+
+
+FSDP_QLORA = "AnswerDotAI/fsdp_qlora train.py at 02586ac"
+FSDP_QLORA_CITED = {
+    "compute_word": f"{FSDP_QLORA} main: precision bf16; fsdp_main: torch_dtype bf16 for weights, adapters and quant_storage",
+    "autocast": f"{FSDP_QLORA} fsdp_main: nullcontext for precision bf16",
+    "kbit_upcast": f"{FSDP_QLORA} fsdp_main: get_peft_model without prepare_model_for_kbit_training",
+    "shifted_logits": "transformers of March 2024 (4.38) models/llama: logits.float(), then shift_logits.contiguous()",
+    "outputs_held": f"{FSDP_QLORA} train loop: `output` lives until after the optimizer step",
+    "checkpointing": f"{FSDP_QLORA} main: use_gradient_checkpointing True; the row says reentrant",
+    "optimizer_kernel": "torch.optim.AdamW default on CUDA: foreach",
+    "allocator": "no allocator settings in the repository: torch's default",
+    "(method)": f"{FSDP_QLORA} main: lora_rank 64, dropout 0.1, six modules; Linear4bit's compress_statistics defaults to True",
+}
+
+
 def _compiled(row: Row) -> str | None:
     if "compile" in row.notes:
         return "torch.compile decides anew what is kept: not modelled"
@@ -204,6 +258,9 @@ def _compiled(row: Row) -> str | None:
 PROGRAMS = (
     Program("fitcheck-llm", "fitcheck", _fitcheck, _always, FITCHECK_CITED),
     Program("canifinetune", "can-i-finetune", _canifinetune, _always, CANIFINETUNE_CITED, steps=3),
+    Program(
+        "fsdp_qlora", "fsdp_qlora", _fsdp_qlora, _always, FSDP_QLORA_CITED, rank=64, targets=SIX, dropout=0.1, double=True, sharded=True
+    ),
     Program("transformers Trainer 2022", "huggingface/transformers docs", _bert, _always, BERT_CITED),
 )
 

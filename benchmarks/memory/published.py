@@ -31,6 +31,8 @@ from cloudtune.models.registry import find_shape  # noqa: E402
 from cloudtune.models.shape import ModelShape, Tensor  # noqa: E402
 from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod  # noqa: E402
 
+# Real sizes as torch's out-of-memory messages print them ("23.65 GiB total capacity" for an RTX 4090).
+CARD_MIB = {"T4": 14912, "4080": 16376, "3090": 24258, "4090": 24217, "V100-SXM2-16GB": 16160}
 METRICS = {"max_allocated": "allocated", "max_reserved": "reserved", "nvidia-smi": "device", "process_total": "device"}
 
 
@@ -81,7 +83,11 @@ def predict(row: Row) -> int:
 
 
 def _capacity(row: Row) -> int | None:
-    return row.card_bytes - (row.context_bytes or 0) if row.card_bytes is not None else None
+    """What the allocator may reserve: beyond it, it returns free segments. The row's own card, else the GPU's real size."""
+    if row.card_bytes is not None:
+        return row.card_bytes - (row.context_bytes or 0)
+    mib = next((size for name, size in CARD_MIB.items() if name in row.gpu), None)
+    return mib * 2**20 - _context(row) if mib is not None else None
 
 
 def _context(row: Row) -> int:
@@ -103,27 +109,32 @@ def job_of(row: Row) -> tuple[Job, Program]:
     reason = program.unscored(row)
     if reason:
         raise Refusal(reason)
-    if row.gpus > 1 or row.parallelism not in {"", "none"}:
+    several = row.gpus > 1 or row.parallelism not in {"", "none"}
+    if several and not program.sharded:
         raise Refusal(f"{row.parallelism or 'several GPUs'} in this program is not modelled")
     shape, task = shape_named(row.model)
     job = Job(
         shape=shape,
-        method=method_of(row),
+        method=method_of(row, program),
         behaviour=program.behaviour(row),
         batch=row.batch,
         length=row.length,
         capability=Device.cuda(row.gpu, total_bytes=0).compute_capability,
         task=task,
         steps=program.steps,
+        shards=row.gpus if several and "no_shard" not in row.parallelism.lower() else 1,
+        offload="offload" in row.parallelism.lower(),
+        replicas=row.gpus if "no_shard" in row.parallelism.lower() else 1,
     )
     return job, program
 
 
-def method_of(row: Row) -> Any:
-    """The row's method as a recipe value."""
+def method_of(row: Row, program: Program) -> Any:
+    """The row's method as a recipe value; what the row leaves open is the program's default."""
     if row.method == "full":
         return FullMethod(type="full")
-    common = {"r": row.rank or 8, "target_modules": row.targets}
+    targets = program.targets if row.targets == "all-linear" and program.targets else row.targets
+    common = {"r": row.rank or program.rank, "target_modules": targets, "dropout": program.dropout}
     if row.quant in {"", "none"}:
         return LoraMethod(type="lora", **common)
     if "torchao" in row.quant:
@@ -132,7 +143,8 @@ def method_of(row: Row) -> Any:
         if "float8" in row.quant or "fp8" in row.quant:
             raise Refusal("float8 compute is not modelled")
         return QloraMethod(type="qlora", quantization="int8", **common)
-    double = ("double" in row.quant or "dq" in row.quant) and "no double" not in row.quant
+    stated = "double" in row.quant or "dq" in row.quant
+    double = (stated and "no double" not in row.quant) or (not stated and program.double)
     kind = "fp4" if "fp4" in row.quant else "nf4"
     return QloraMethod(type="qlora", quantization=kind, double_quant=double, **common)
 

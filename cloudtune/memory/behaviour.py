@@ -39,6 +39,8 @@ class Behaviour:
     loss: Literal["full", "chunked"] = "full"
     """chunked: cross-entropy over a few tokens at a time, each chunk checkpointed, logits never whole."""
     chunk_tokens: int = 1024
+    shifted_logits: bool = False
+    """transformers before 4.45: all logits are widened in place of the 16-bit ones, then copied without the last token."""
     loss_inside: bool = False
     """The model computes the loss itself (labels are passed in), so its hidden states are alive during the loss."""
     outputs_held: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.inventory import Method, is_quantised, is_target, output_name, stored
+from cloudtune.memory.loading import SHARED
 from cloudtune.memory.optimizers import state_sizes
 from cloudtune.memory.program import Job
 from cloudtune.models.shape import Tensor
@@ -33,8 +34,7 @@ def _resident(tensor: Tensor, name: str, job: Job, output: str) -> int:
     """One parameter with its adapter and the optimizer's states for what is trained of it."""
     method, behaviour = job.method, job.behaviour
     form = stored(tensor, name, method, behaviour, output)
-    share = {"weight", "packed weight", "int8 weight"}
-    total = sum(_rounded(-(-size // job.shards) if what in share else size) for what, size in form.pieces)
+    total = sum(_rounded(-(-size // job.shards) if what in SHARED else size) for what, size in form.pieces)
     if behaviour.kbit_upcast and isinstance(method, QloraMethod) and not is_quantised(tensor, name, method, output):
         total = _rounded(-(-tensor.numel // job.shards) * 4)
     if isinstance(method, FullMethod):

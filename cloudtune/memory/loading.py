@@ -17,6 +17,10 @@ from cloudtune.models.shape import ModelShape, Tensor
 from cloudtune.recipe.spec import FullMethod, QloraMethod
 
 
+SHARED = frozenset({"weight", "packed weight", "int8 weight"})
+"""Pieces of a stored parameter that FSDP divides over the devices."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter of one layer with its stored form."""
@@ -47,13 +51,19 @@ def parameters(shape: ModelShape, method: Method, behaviour: Behaviour) -> Itera
         yield Parameter(name, tensor, form, quantised, word)
 
 
-def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, shards: int = 1) -> list[Storage]:
-    """Bring all weights to the device; the storages that stay. ``shards``: how many devices share them."""
+def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, shards: int = 1, *, offload: bool = False) -> list[Storage]:
+    """Bring all weights to the device; the storages that stay. ``shards``: how many devices share them.
+
+    ``offload``: the shards stay on the host; scales and codes of quantised weights, which are no parameters, do not.
+    """
     tape.kind = "weights"
     every = list(parameters(shape, method, behaviour))
     if behaviour.loading == "device" and shards == 1:
         warm = Storage(tape, sum(parameter.form.bytes for parameter in every), "warm-up")
         del warm
+    if offload:
+        rest = [(parameter.name, piece) for parameter in every for piece in parameter.form.pieces if piece[0] not in SHARED]
+        return [Storage(tape, size, f"{what} of {name}") for name, (what, size) in rest]
     held = [(parameter, _place(tape, parameter, shards)) for parameter in every]
     if behaviour.kbit_upcast and isinstance(method, QloraMethod):
         _upcast(tape, held, behaviour)
@@ -68,8 +78,7 @@ def _place(tape: Tape, parameter: Parameter, shards: int) -> list[Storage]:
     form = parameter.form
     if shards > 1:
         # scales and codes of a quantised weight are no parameters: every device keeps all of them
-        share = {"weight", "packed weight", "int8 weight"}
-        return [Storage(tape, -(-size // shards) if what in share else size, f"{what} of {parameter.name}") for what, size in form.pieces]
+        return [Storage(tape, -(-size // shards) if what in SHARED else size, f"{what} of {parameter.name}") for what, size in form.pieces]
     source = Storage(tape, form.source_bytes, "16-bit tensor while quantising") if form.source_bytes else None
     pieces = []
     raw = None

@@ -10,7 +10,7 @@ from functools import partial
 from cloudtune.memory.autograd import Node, Run, Saved, Value
 from cloudtune.memory.context import Context
 from cloudtune.memory.lora import LinearLayer, plain_linear
-from cloudtune.memory.ops import Grads, add, cast, narrow, scale, tanh, tracked
+from cloudtune.memory.ops import Grads, add, cast, copy, narrow, scale, tanh, tracked
 
 KIND = "logits and loss"
 
@@ -24,7 +24,12 @@ def full_loss(ctx: Context, head: LinearLayer, states: list[Value]) -> tuple[Val
         states.clear()
     if ctx.shape.final_softcap is not None:
         logits = _capped(run, logits)
-    loss = _cross_entropy(run, cast(run, logits, 4, "logits in fp32"), ctx.tokens)
+    if ctx.behaviour.shifted_logits:
+        logits = cast(run, logits, 4, "logits in fp32")
+        shifted = copy(run, narrow(run, logits, logits.count - ctx.batch * ctx.shape.vocab_size), "shifted logits")
+        loss = _cross_entropy(run, shifted, ctx.tokens - ctx.batch)
+    else:
+        loss = _cross_entropy(run, cast(run, logits, 4, "logits in fp32"), ctx.tokens)
     run.tape.kind = kind
     return loss, logits
 

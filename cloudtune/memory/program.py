@@ -95,7 +95,7 @@ class Program:
         job = self.job
         self.tape.mark("load")
         self._build()
-        self.resident = [] if job.offload else loading.load(self.tape, job.shape, job.method, job.behaviour, job.shards)
+        self.resident = loading.load(self.tape, job.shape, job.method, job.behaviour, job.shards, offload=job.offload)
         self._load_adapters()
         if job.replicas > 1:
             self.resident.append(gradient_buckets(self.tape, self.trained.every))
