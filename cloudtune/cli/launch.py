@@ -74,11 +74,12 @@ def _ask(plan: Plan) -> None:
     """Ask before money can be spent; default no. Raises UsageError when nobody can answer or the answer is no."""
     from cloudtune.units import usd
 
-    if plan.chosen.usd_per_hour == 0:
+    if plan.chosen.purchase == "owned":
         return
     if not sys.stdin.isatty():
         raise UsageError("launching costs money and nobody is here to say yes", hint="add --yes", code="needs-yes")
-    question = f"Launch on {plan.chosen.provider} for about {usd(plan.usd)} (at most {usd(plan.usd_high)})?"
+    price = f"about {usd(plan.usd)} (at most {usd(plan.usd_high)})" if plan.chosen.usd_per_hour else "an unknown price"
+    question = f"Launch on {plan.chosen.provider} for {price}?"
     if not typer.confirm(question, default=False, err=True):
         raise UsageError("not launched; nothing was spent", code="declined")
 

@@ -178,6 +178,8 @@ def _warnings(question: Question, offer: Offer, longest: float, limit: int | Non
     said = []
     if limit is not None and longest > limit:
         said.append(f"the job is ended after {spell(limit)} by budget or max_hours, and may take up to {spell(longest)}")
+    if offer.usd_per_hour is None:
+        said.append(f"the price of {offer.instance} is unknown: nothing is known of what this run will cost")
     positions = question.shape.max_positions
     if positions is not None and question.recipe.data.max_length > positions:
         said.append(f"data.max_length {question.recipe.data.max_length} is longer than the model's {positions} positions")

@@ -22,9 +22,11 @@ def unfit_by_nature(recipe: Recipe, offer: Offer) -> str | None:
         return offer.blocked
     if offer.gpu_count and (reason := unsupported(offer.gpu, *_needs(recipe))) is not None:
         return reason
-    if offer.usd_per_hour is None and recipe.compute.instance != offer.instance:
+    if offer.usd_per_hour is not None:
+        return None
+    if recipe.compute.instance != offer.instance:
         return "its price is unknown; it is only taken when the recipe names it"
-    return None
+    return "its price is unknown, so budget.max_usd cannot be kept" if recipe.budget.max_usd is not None else None
 
 
 def _needs(recipe: Recipe) -> tuple[str, ...]:

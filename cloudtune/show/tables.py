@@ -109,7 +109,7 @@ def spread(hours: float, low: float, high: float) -> str:
 def price_words(plan: Plan) -> str:
     """The price with its range and the date of the prices."""
     if plan.chosen.usd_per_hour == 0:
-        return "nothing, it is your own machine" if plan.chosen.provider == "local" else "$0.00"
+        return "nothing, it is your own machine" if plan.chosen.purchase == "owned" else "unknown: none is published for this machine"
     nodes = f" x {plan.layout.nodes} machines" if plan.layout.nodes > 1 else ""
     basis = f"{usd(plan.chosen.usd_per_hour)} per hour{nodes}, prices of {plan.chosen.price_date}"
     return f"{usd(plan.usd)} ({usd(plan.usd_low)} to {usd(plan.usd_high)}) at {basis}"

@@ -158,6 +158,8 @@ def test_an_unknown_price_is_taken_when_named():
     unpriced = offer(usd_per_hour=None, price_date="")
     named = weighed(recipe(compute={"instance": "ml.one"}), [unpriced])
     assert named.options[0].offer is unpriced
+    limited = weighed(recipe(compute={"instance": "ml.one"}, budget={"max_usd": 5.0}), [unpriced])
+    assert limited.rejected[0].reason == "its price is unknown, so budget.max_usd cannot be kept"
 
 
 def test_a_slow_cpu_is_only_taken_when_somebody_names_the_provider():

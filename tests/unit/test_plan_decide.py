@@ -154,3 +154,8 @@ def test_a_longer_length_than_the_model_knows_is_said():
     short = replace(SHAPE, max_positions=1024)
     plan = decide(question(recipe(method={"type": "qlora"}), offer(), shape=short))
     assert "data.max_length 2048 is longer than the model's 1024 positions" in plan.warnings
+
+
+def test_an_unknown_price_is_called_unknown():
+    plan = decide(question(recipe(method={"type": "qlora"}, compute={"instance": "ml.one"}), offer(usd_per_hour=None, price_date="")))
+    assert any("is unknown: nothing is known of what this run will cost" in word for word in plan.warnings)

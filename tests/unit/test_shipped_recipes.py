@@ -69,6 +69,14 @@ def test_the_choice_is_sensible(name, provider, tmp_path):
     assert job_file(plan, {}).recipe.training.micro_batch_size == plan.layout.micro_batch_size
 
 
+@pytest.mark.parametrize("name", ["llama-3.1-8b-qlora", "llama-3.1-70b-full", "qwen3-8b-lora"])
+def test_a_plan_over_both_clouds_takes_few_replays(name, tmp_path):
+    session = Session(Settings(home=tmp_path, cache=tmp_path), VirtualClock())
+    weighing = gather(load_file(RECIPES / f"{name}.yaml"), provider=None, session=session).weigh()
+    assert len(weighing.options) + len(weighing.rejected) > 200
+    assert weighing.reckoner.replays <= 15
+
+
 def test_what_each_recipe_is_there_to_show(tmp_path):
     plans = {name: planned(name, "aws", tmp_path) for name in ("llama-3.1-70b-full", "llama-3.2-3b-lora-ddp", "qwen3-4b-lora-spot")}
     assert (plans["llama-3.1-70b-full"].layout.nodes, plans["llama-3.1-70b-full"].layout.sharding) == (4, "fsdp")
