@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cloudtune.session import Session as Session
     from cloudtune.settings import Settings as Settings
     from cloudtune.verbs.collect import collect as collect
+    from cloudtune.verbs.dryrun import dry_run as dry_run
     from cloudtune.verbs.estimate import estimate as estimate
     from cloudtune.verbs.jobs import ps as ps
     from cloudtune.verbs.jobs import status as status
@@ -48,6 +49,7 @@ _HOMES = {
     "Session": "cloudtune.session",
     "Settings": "cloudtune.settings",
     "collect": "cloudtune.verbs.collect",
+    "dry_run": "cloudtune.verbs.dryrun",
     "estimate": "cloudtune.verbs.estimate",
     "ps": "cloudtune.verbs.jobs",
     "status": "cloudtune.verbs.jobs",

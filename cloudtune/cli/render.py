@@ -50,7 +50,7 @@ def _bundle(plan: Plan, output: Path | None, as_json: bool) -> None:
 
     bundle = make(plan)
     folder = output or Path("build") / plan.recipe.name
-    files = write_bundle(bundle, folder)
+    files = write_bundle(bundle, folder, plan)
     if as_json:
         names = sorted(path.relative_to(folder).as_posix() for path in files)
         json_result({"folder": folder, "digest": bundle.digest, "image_digest": bundle.image_digest, "files": names})

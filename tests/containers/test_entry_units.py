@@ -72,6 +72,30 @@ def test_compatibility_libraries_only_where_they_are_newer(tmp_path: Path):
     assert not accelerator.compat_is_newer(compat, tmp_path / "absent")
 
 
+NVIDIA_SMI = """#!/bin/sh
+if [ "$1" = -L ]; then echo "GPU 0: NVIDIA L4 (UUID: GPU-1)"; exit 0; fi
+echo "| NVIDIA-SMI 535.183.01             Driver Version: 535.183.01   CUDA Version: 12.2     |"
+"""
+
+
+def test_gpu_troubles_are_said_plainly(tmp_path: Path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    driver = accelerator._driver({"PATH": f"{tmp_path}:/bin:/usr/bin"})
+    assert driver == accelerator.Driver("535.183.01", "12.2", 1)
+    orders = Orders("cuda", 2, 1)
+    seen = accelerator.Torch("2.13.0+cu126", "12.6", False, ())
+    with pytest.raises(Trouble, match=r"runs CUDA up to 12.2, this image's torch 2.13.0\+cu126 needs 12.6"):
+        accelerator.judge(orders, driver, seen)
+    with pytest.raises(Trouble, match="holds a CPU build of torch"):
+        accelerator.judge(orders, driver, accelerator.Torch("2.13.0+cpu", "", False, ()))
+    with pytest.raises(Trouble, match="plan is for 2 GPUs on this machine, torch sees 1"):
+        accelerator.judge(orders, driver, accelerator.Torch("2.13.0+cu126", "12.6", True, ("NVIDIA L4",)))
+    one = accelerator.judge(Orders("cuda", 1, 1), driver, accelerator.Torch("2.13.0+cu126", "12.6", True, ("NVIDIA L4",)))
+    assert one.startswith("1 x NVIDIA L4, driver 535.183.01")
+
+
 def test_exit_codes_by_platform(tmp_path: Path):
     grounds = {kind: Ground(kind, tmp_path) for kind in ("local", "vertex", "sagemaker")}
     assert [outcome.judge(End(75, True), ground, 0).code for ground in grounds.values()] == [75, 75, 143]

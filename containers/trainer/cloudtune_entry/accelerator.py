@@ -86,7 +86,11 @@ def check(orders: Orders, environ: MutableMapping[str, str]) -> str:
     driver = _driver(environ)
     if driver is None:
         raise Trouble("no NVIDIA driver in this container: the machine has no GPU, or the container was started without it")
-    seen = _torch(environ)
+    return judge(orders, driver, _torch(environ))
+
+
+def judge(orders: Orders, driver: Driver, seen: Torch) -> str:
+    """The sentence for what driver and torch say. Raises Trouble."""
     if not seen.cuda:
         raise Trouble(f"this image holds a CPU build of torch ({seen.version}), but the job needs a GPU: use the cuda image")
     if _numbers(seen.cuda) > _numbers(driver.cuda) and not seen.available:
