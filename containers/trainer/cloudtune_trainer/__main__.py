@@ -33,7 +33,7 @@ def main() -> int:
         surroundings.prepare(job)
         if crew.is_needed(job, os.environ):
             paths.failure.unlink(missing_ok=True)
-            return crew.run(job, paths, stop)
+            return crew.run(job, stop)
         return _work(job, paths, stop)
     return FAILED
 
