@@ -9,7 +9,7 @@ from cloudtune.recipe.spec import QloraMethod, Recipe
 from cloudtune.units import duration as spell
 from cloudtune.units import usd
 
-SLOWEST_USEFUL_HOURS = 24.0  # a CPU run above this is only chosen when the recipe or the command names `local`
+SLOWEST_USEFUL_HOURS = 1.0  # a CPU run above this is only chosen when the recipe or the command names `local`
 
 
 def unfit_by_nature(recipe: Recipe, offer: Offer) -> str | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cloudtune.recipe.load import LoadedRecipe
     from cloudtune.recipe.spec import Recipe
     from cloudtune.session import Session
+    from cloudtune.settings import Settings
 
 CLOUDS = ("aws", "gcp")
 LEARN_FROM = 20  # newest ended jobs whose measured speed corrects the time model
@@ -94,8 +95,14 @@ def shape_of(recipe: Recipe, base_dir: Path, session: Session) -> ModelShape:
 def known_offers(provider: str | None, session: Session) -> tuple[Offer, ...]:
     """This machine, and the shipped price tables with the user's catalog over them; or only those of ``provider``."""
     local = (_local(this_machine()),) if provider in (None, "local") else ()
-    clouds = [name for name in CLOUDS if provider in (None, name)]
+    clouds = _clouds(session.settings) if provider is None else [name for name in CLOUDS if name == provider]
     return (*local, *(offer for name in clouds for offer in offers_of(name, session.settings.home)))
+
+
+def _clouds(settings: Settings) -> tuple[str, ...]:
+    """The clouds that there are settings for; all of them when there are none, so that planning needs no account."""
+    set_up = {"aws": settings.aws_role or settings.aws_bucket, "gcp": settings.gcp_project or settings.gcp_bucket}
+    return tuple(name for name in CLOUDS if set_up[name]) or CLOUDS
 
 
 def _local(machine: Machine) -> Offer:

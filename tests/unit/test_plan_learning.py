@@ -1,4 +1,4 @@
-"""The planner learns speed from the ledger: a collected job's measured seconds correct the next plan of the same kind."""
+"""What a plan takes from the session: the clouds that are set up, and the speed that collected jobs were measured at."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from cloudtune.ledger.ledger import FILE_NAME, Launch
 from cloudtune.planning.decide import decide
 from cloudtune.session import Session
 from cloudtune.settings import Settings
-from cloudtune.verbs.plan import learned
+from cloudtune.verbs.plan import known_offers, learned
 from tests.unit.planning_builders import offer, question, recipe
 
 
@@ -47,6 +47,22 @@ def test_slow_runs_make_the_next_plan_longer(session):
     assert after.hours_high / after.hours < before.hours_high / before.hours
     other = decide(question(wanted, offer(gpu="A10G"), calibration=learned(session)))
     assert other.hours == decide(question(wanted, offer(gpu="A10G"))).hours
+
+
+@pytest.mark.parametrize(
+    ("given", "clouds"),
+    [
+        ({}, {"aws", "gcp"}),
+        ({"aws_role": "arn:x"}, {"aws"}),
+        ({"gcp_project": "p"}, {"gcp"}),
+        ({"aws_role": "a", "gcp_project": "p"}, {"aws", "gcp"}),
+    ],
+)
+def test_auto_compares_the_clouds_there_are_settings_for(tmp_path, given, clouds):
+    made = Session(Settings(home=tmp_path, cache=tmp_path, **given), VirtualClock())
+    assert {one.provider for one in known_offers(None, made)} == {"local", *clouds}
+    assert {one.provider for one in known_offers("gcp", made)} == {"gcp"}
+    assert {one.provider for one in known_offers("local", made)} == {"local"}
 
 
 def test_a_ledger_in_trouble_does_not_stop_a_plan(session):
