@@ -105,15 +105,16 @@ def sdpa(run: Run, query: Value, key: Value, value: Value, heads: Heads, kernel:
 
 
 def _flash_back(run: Run, saved: Saved, grad: Value, node: Node) -> Grads:
+    """Results first, then the buffers of flash_api.cpp (mha_bwd)."""
     heads: Heads = node.extra
-    query, key, value = saved[:3]
+    grads = tuple(run.like(item, "attention gradient") for item in saved[:3])
     rows = -(-heads.length // 128) * 128
     width = -(-heads.width // 32) * 32
     softmax_d = run.new(heads.batch * heads.queries * rows, 4, "flash softmax sums")
     accumulator = run.new(heads.batch * rows * heads.queries * width, 4, "flash query accumulator")
-    grads = tuple(run.like(item, "attention gradient") for item in (query, key, value))
     if heads.keys != heads.queries:
-        expanded = [run.new(heads.batch * heads.length * heads.queries * heads.width, grad.word, "expanded gradient") for _ in range(2)]
+        count = heads.batch * heads.length * heads.queries * heads.width
+        expanded = [run.new(count, grad.word, "expanded gradient") for _ in range(2)]
         del expanded
     del softmax_d, accumulator
     return grads

@@ -123,6 +123,7 @@ class Run:
         "cuda",
         "frame",
         "grad_enabled",
+        "half",
         "recording",
         "sequence",
         "softmax_keeps_input",
@@ -139,6 +140,8 @@ class Run:
         self.cuda = cuda
         self.sums_in_place = True
         """False under a FakeTensor trace, whose tensors torch never adds in place."""
+        self.half = False
+        """The 16-bit type is float16, not bfloat16."""
         self.autocast = 0
         """16-bit word that products are brought to; 0 = no autocast."""
         self.grad_enabled = True

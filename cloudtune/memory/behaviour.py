@@ -28,6 +28,8 @@ class Behaviour:
     # types
     compute_word: int = 2
     """The recipe's dtype."""
+    half: bool = False
+    """The 16-bit type is float16, not bfloat16."""
     autocast: bool = True
     """torch.autocast to the 16-bit type around the forward pass."""
     full_word: int = 4

@@ -16,7 +16,6 @@ from cloudtune.memory.tape import Storage, Tape
 from cloudtune.models.shape import ModelShape, Tensor
 from cloudtune.recipe.spec import FullMethod, QloraMethod
 
-
 SHARED = frozenset({"weight", "packed weight", "int8 weight"})
 """Pieces of a stored parameter that FSDP divides over the devices."""
 

@@ -376,27 +376,24 @@ def _layer_norm_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
 
 
 def softmax(run: Run, value: Value, out_word: int, name: str = "softmax") -> Value:
-    """Softmax that may widen to fp32, on CUDA in the same kernel: keeps its result."""
-    if not run.cuda:
-        wide = run.new(value.count, out_word, "scores in fp32") if value.word != out_word else None
+    """Softmax that may widen to fp32: keeps its result. Only CUDA's float16 is widened inside the kernel."""
+    inside = run.cuda and run.half
+    wide = run.new(value.count, out_word, "scores in fp32") if value.word != out_word and not inside else None
     out = run.new(value.count, out_word, name)
     if tracked(run, value):
         saved = run.save(out.view(), value) if run.softmax_keeps_input else run.save(out.view())
-        run.link(out, (value.node,), _softmax_back, saved, value.word)
-    if not run.cuda:
-        del wide
+        run.link(out, (value.node,), _softmax_back, saved, (value.word, inside))
+    del wide
     return out
 
 
 def _softmax_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
-    """ATen SoftMax.cu first makes grad x output, a tensor that no trace shows; the CPU casts back in a step of its own."""
-    if not run.cuda:
-        out = run.like(grad, "softmax gradient")
-        return (run.new(grad.count, node.extra, "gradient cast"),) if node.extra != grad.word else (out,)
-    product = run.like(grad, "softmax gradient x output")
-    out = run.new(grad.count, node.extra, "softmax gradient")
+    """ATen SoftMax.cu makes grad x output after its result, a tensor that no trace shows."""
+    word, inside = node.extra
+    out = run.new(grad.count, word if inside else grad.word, "softmax gradient")
+    product = run.like(grad, "softmax gradient x output") if run.cuda else None
     del product
-    return (out,)
+    return (run.new(grad.count, word, "gradient cast"),) if word != out.word else (out,)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class Program:
         self.tape = Tape()
         self.run = Run(self.tape, workspace_bytes(job.capability), cuda=job.capability != (0, 0))
         self.run.sums_in_place = not job.traced
+        self.run.half = job.behaviour.half
         self.run.softmax_keeps_input = job.behaviour.torch_version < (1, 11)
         # sharded weights are gathered in the compute type, their shards, gradients and moments stay as they are stored
         stored = job.behaviour.full_word if isinstance(job.method, FullMethod) else job.behaviour.adapter_word

@@ -39,6 +39,7 @@ def trainer_behaviour(recipe: Recipe, layout: Layout, device: Device) -> Behavio
         attention=attention,
         padding_mask=attention != "flash_attention_2" and (recipe.data.packing or recipe.task == "masked_lm"),
         compute_word=word,
+        half=recipe.model.dtype == "float16" and not cpu,
         autocast=word == 2,
         full_word=4 if isinstance(method, FullMethod) else word,
         loss="chunked" if recipe.training.fused_loss is True else "full",
