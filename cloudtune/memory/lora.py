@@ -109,9 +109,9 @@ def _autocast_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
 def _base(run: Run, layer: LinearLayer, value: Value, casting: Casting) -> Value:
     if layer.storage == "plain":
         return plain_linear(run, layer, value, casting)
-    lowered = cast(run, value, casting.compute_word, "quantised layer's input")
     if layer.storage == "8bit":
-        return cast(run, _eight_bit(run, layer, lowered), value.word, "quantised layer's output")
+        return _eight_bit(run, layer, value)
+    lowered = cast(run, value, casting.compute_word, "quantised layer's input")
     return cast(run, _four_bit(run, layer, lowered), value.word, "quantised layer's output")
 
 
@@ -157,19 +157,27 @@ def _four_bit_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
 
 
 def _eight_bit(run: Run, layer: LinearLayer, value: Value) -> Value:
-    """int8 product: quantised input, int32 result, 16-bit output. The input stays on ctx whatever checkpointing does."""
+    """int8 product: float16 copy unless it is float16, int8 input, int32 result, float16 result, output in the input's type.
+
+    The input itself stays on ctx, whatever checkpointing does; outlier columns depend on the data and are left out.
+    """
     rows = value.count // layer.in_features
+    is_half = value.word == 2 and run.half
+    half = None if is_half else run.new(value.count, 2, "float16 input")
     quantised = run.new(value.count, 1, "int8 input")
     statistics = run.new(rows, 4, "row scales")
+    del half
     product = run.new(rows * layer.out_features, 4, "int32 product")
+    narrow = None if is_half else run.new(rows * layer.out_features, 2, "float16 product")
     out = run.new(rows * layer.out_features, value.word, layer.name)
-    del product, quantised, statistics
+    del product, narrow, quantised, statistics
     if tracked(run, value):
         run.link(out, (value.node,), _eight_bit_back, (), (layer, value))
     return out
 
 
 def _eight_bit_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
+    """The weight is unpacked in the type of the input."""
     layer, value = node.extra
     count, word = value.count, value.word
     node.extra = None
@@ -178,7 +186,7 @@ def _eight_bit_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     run.tape.kind = kind
     run.matrix_product()
     out = run.new(count, grad.word, "input gradient")
-    del whole
+    del whole, value
     return (out,)
 
 
