@@ -106,7 +106,8 @@ class Examination(Frozen):
     """Class of the shrunk model; empty when it could not be built."""
     parameters: Count
     """Of the shrunk model."""
-    notes: tuple[str, ...] = Field(default=(), strict=False)
+    out_of_reach: tuple[str, ...] = Field(default=(), strict=False)
+    """Data sources whose rows are made up here: hub data sets, buckets, parquet files."""
 
     @property
     def wrong(self) -> bool:

@@ -307,6 +307,8 @@ def _unproved(run: Rehearsal) -> Iterator[str]:
     if recipe.secrets:
         yield f"the secrets {', '.join(sorted(recipe.secrets))}: none was read"
     found = run.examination
+    if found and found.out_of_reach:
+        yield f"the data {', '.join(found.out_of_reach)}: not a file here, so made-up rows of its format stood in; try a local sample"
     if found and found.tokenized_rows < found.rows:
         yield f"{found.rows - found.tokenized_rows:,} of {found.rows:,} rows: their text was looked at, they were not tokenised"
     if found and found.longest_tokens > MOST_TOKENS:

@@ -106,6 +106,17 @@ def test_clean_data_has_no_defect_and_makes_a_small_job(tmp_path: Path):
     assert (tmp_path / "job/input/data/model/model.safetensors").exists()
 
 
+def test_every_format_has_stand_in_rows_for_data_out_of_reach():
+    from cloudtune.errors import JobFailed
+    from cloudtune.recipe.rows import check_row
+    from cloudtune_rehearsal.examine import stand_in_row
+
+    for row_format in ("chat", "instruction", "completion", "text"):
+        assert check_row(stand_in_row(row_format, 1), row_format, {}) is None
+    with pytest.raises(JobFailed):
+        stand_in_row("preference", 1)
+
+
 def test_evaluation_rows_among_the_training_rows_are_found():
     from cloudtune_rehearsal.defects import Gathered, Memory, duplicate
 

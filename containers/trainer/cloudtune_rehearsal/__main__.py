@@ -45,7 +45,7 @@ def prepare(paths: Paths) -> None:
     orders = RehearsalOrders.model_validate_json((folder / ORDERS_NAME).read_bytes())
     look, stand_in = _begin(orders, paths, folder)
     examine(look, paths)
-    found = conclude(look, stand_in, "", 0, ())
+    found = conclude(look, stand_in, "", 0)
     if not found.wrong:
         model_class, parameters = put_model(look.orders, look.tokenizer, paths.inputs / MODEL)
         found = found.model_copy(update={"model_class": model_class, "parameters": parameters})

@@ -26,6 +26,7 @@ LONGEST_LOOK_SECONDS = 25.0
 TEMPLATE_ROWS = 50
 MOST_BAD_ROWS = 1000
 SHOWN_TOKENS = 400
+STAND_IN_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Look:
     samples: list[Sample] = field(default_factory=list)
     longest: Sample | None = None
     templates_seen: int = 0
+    out_of_reach: list[str] = field(default_factory=list)
     deadline: float = field(default_factory=lambda: time.monotonic() + LONGEST_LOOK_SECONDS)
     chosen: dict[str, list[Kept]] = field(default_factory=lambda: {"train": [], "eval": []})
     offered: dict[str, int] = field(default_factory=lambda: {"train": 0, "eval": 0})
@@ -68,7 +70,11 @@ def examine(look: Look, paths: Paths) -> None:
     """Read every channel of the job into ``look``."""
     job = look.orders.job
     for part, channels in (("train", job.train), ("eval", job.eval)):
-        for channel in channels:
+        for given in channels:
+            here = readable(given, paths)
+            channel = given if here else given.model_copy(update={"source": given.source.model_copy(update={"columns": {}})})
+            if not here:
+                look.out_of_reach.append(given.path)
             for item in numbered(channel, paths):
                 look.rows += 1
                 _one_row(look, part, channel, item)
@@ -76,14 +82,34 @@ def examine(look: Look, paths: Paths) -> None:
                     return
 
 
+def readable(channel: Channel, paths: Paths) -> bool:
+    """Whether the channel's rows are a file that lies here and can be read with what every image has."""
+    return (paths.inputs / channel.path).is_file() and PurePosixPath(channel.path).suffix.lower() in ENDINGS
+
+
 def numbered(channel: Channel, paths: Paths) -> Iterator[NumberedRow]:
-    """Rows of a channel's file. Raises JobFailed for what cannot be rehearsed: hub data sets, object stores, parquet."""
+    """Rows of a channel's file, or stand-in rows of its format for data that is out of reach (hub, bucket, parquet)."""
+    if not readable(channel, paths):
+        yield from (NumberedRow(number, stand_in_row(channel.source.format, number)) for number in range(1, STAND_IN_ROWS + 1))
+        return
     path = paths.inputs / channel.path
-    ending = PurePosixPath(channel.path).suffix.lower()
-    if not path.is_file() or ending not in ENDINGS:
-        raise JobFailed(f"{channel.path} is not a file that a dry run can read", hint="give a sample of it as a local .jsonl file")
     with path.open("rb") as stream:
-        yield from read_rows(stream, ending)
+        yield from read_rows(stream, PurePosixPath(channel.path).suffix.lower())
+
+
+def stand_in_row(row_format: str, number: int) -> dict[str, Any]:
+    """A made-up row. Raises JobFailed for a format that the trainer does not learn from."""
+    question, answer = f"What is {number} plus one?", f"It is {number + 1}."
+    match row_format:
+        case "chat":
+            return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        case "instruction":
+            return {"instruction": question, "output": answer}
+        case "completion":
+            return {"prompt": question, "completion": answer}
+        case "text":
+            return {"text": f"{question} {answer}"}
+    raise JobFailed(f"a dry run has no rows of format {row_format}", hint="give a sample of the data as a local .jsonl file")
 
 
 def _one_row(look: Look, part: str, channel: Channel, item: NumberedRow) -> None:
@@ -216,7 +242,7 @@ def _choose(look: Look, part: str, kept: Kept) -> None:
         chosen[at] = kept
 
 
-def conclude(look: Look, stand_in: bool, model_class: str, parameters: int, notes: tuple[str, ...]) -> Examination:
+def conclude(look: Look, stand_in: bool, model_class: str, parameters: int) -> Examination:
     """Everything that was seen, as the launcher reads it."""
     job = look.orders.job
     limit = job.recipe.data.max_length
@@ -244,7 +270,7 @@ def conclude(look: Look, stand_in: bool, model_class: str, parameters: int, note
         tokenizer="stand-in" if stand_in else "own",
         model_class=model_class,
         parameters=parameters,
-        notes=notes,
+        out_of_reach=tuple(look.out_of_reach),
     )
 
 

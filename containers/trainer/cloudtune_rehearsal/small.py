@@ -35,7 +35,8 @@ def put_tokenizer(orders: RehearsalOrders, own: Path, target: Path, template: st
         # The template's markers become tokens, as they are in the real tokenizer; which ones is all that is known of it.
         named = orders.job.recipe.data.special_tokens.values()
         markers = dict.fromkeys([*_KNOWN_MARKERS, *named, *_MARKER.findall(template or "")])
-        tokenizer.add_special_tokens({"extra_special_tokens": list(markers), "bos_token": "<|begin_of_text|>"})
+        words = {"bos_token": "<|begin_of_text|>", **({"mask_token": "<|mask|>"} if orders.job.recipe.task == "masked_lm" else {})}
+        tokenizer.add_special_tokens({"extra_special_tokens": list(markers), **words})
     tokenizer.save_pretrained(target)
     return not is_builtin(orders.job.recipe.model.base)
 
