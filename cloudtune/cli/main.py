@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _report(_usage(error, arguments), as_json)
     except (KeyboardInterrupt, typer.Abort) as error:
-        return _interrupted(error)
+        return _interrupted(error, as_json)
     except BrokenPipeError:
         return _nobody_reads()
     except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours becomes a file and a sentence
@@ -171,10 +171,17 @@ def _report(error: CloudtuneError, as_json: bool) -> int:
     return error.exit_code
 
 
-def _interrupted(error: BaseException) -> int:
+def _interrupted(error: BaseException, as_json: bool) -> int:
     """Ctrl-C: the job, if there is one, goes on; say how to come back and how to stop it."""
     words = str(error) or "interrupted; a job that was started goes on: see cloudtune ps"
     _write(sys.stderr, f"\n{words}\n")
+    if as_json:
+        from cloudtune.show.errors import error_body
+        from cloudtune.show.json import to_text
+
+        what, _, hint = words.partition("\n")
+        ending = CloudtuneError(what, hint=" ".join(hint.split()), code="interrupted")
+        _write(sys.stdout, to_text({"error": {**error_body(ending), "exit_code": EXIT_INTERRUPTED}}))
     return EXIT_INTERRUPTED
 
 
@@ -197,8 +204,8 @@ def _bug(error: Exception, as_json: bool) -> int:
         hint="please report it with that file, which holds the trace",
         code="bug",
     )
-    _report(ours, as_json)
-    return EXIT_BUG
+    ours.exit_code = EXIT_BUG
+    return _report(ours, as_json)
 
 
 def _write(stream: Any, text: str) -> None:

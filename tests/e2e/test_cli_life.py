@@ -122,6 +122,20 @@ def test_ctrl_c_detaches_and_the_job_goes_on(installed: Installed) -> None:
     assert here.run("status", job, "--json").json["state"] == "succeeded"
 
 
+def test_ctrl_c_with_json_is_one_object_too(installed: Installed) -> None:
+    here = installed(["--steps", "30", "--pause", "0.1"])
+    process = here.start("launch", "plan.json", "--json", "--id", "mine")
+    assert process.stderr is not None
+    assert any("running: train" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    error = json.loads(out)["error"]
+    assert (error["code"], error["exit_code"]) == ("interrupted", 130)
+    assert "cloudtune logs -f mine" in error["hint"]
+    assert here.run("stop", "mine").code == 0
+
+
 def test_leaving_the_log_says_where_to_go_on(installed: Installed) -> None:
     here = installed(["--steps", "40", "--pause", "0.1"])
     job = here.run("launch", "plan.json", "--detach", "--json").json["job"]["id"]
