@@ -18,7 +18,7 @@ from cloudtune.offers.offer import Offer
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.limits import beyond_limits, unfit_by_nature
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
-from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of, family_of
+from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of
 from cloudtune.planning.resolve import before_layout
 from cloudtune.planning.ways import Timing, Way
 from cloudtune.planning.work import Amount
@@ -26,7 +26,7 @@ from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import gib
 
-REPLAYS = 5  # for the runners-up; with those before the choice at most about 15 per plan
+REPLAYS = 3  # for the runners-up, after those that led to the choice; undecided offers may take one more each
 MORE_NODES = (2, 4, 8)
 WHOLE_MACHINE_GPUS = 8  # only whole machines are joined: smaller ones have neither the network nor a price advantage
 
@@ -81,19 +81,6 @@ class _Contest:
     ways: list[Way] = field(default_factory=list)
     unsure: list[Way] = field(default_factory=list)
     tried: list[Layout] = field(default_factory=list)
-    _smallest: dict[Layout, Layout] = field(default_factory=dict)
-
-    def add(self, ways: Sequence[Way]) -> None:
-        """Queue ``ways`` and note the smallest micro batch of each family."""
-        self.ways = list(ways)
-        for layout in (way.layout for way in ways):
-            family = family_of(layout)
-            known = self._smallest.get(family, layout)
-            self._smallest[family] = min(known, layout, key=lambda item: item.micro_batch_size)
-
-    def smallest(self, layout: Layout) -> Layout:
-        """``layout`` with the smallest micro batch that was queued."""
-        return self._smallest[family_of(layout)]
 
 
 def _fullness(layout: Layout) -> tuple[bool, bool, bool, int]:
@@ -142,9 +129,7 @@ class _Walk:
             self.rejected[index] = allowed
             return
         more = list(MORE_NODES) if named == "auto" and offer.gpu_count >= WHOLE_MACHINE_GPUS else []
-        contest = _Contest(offer, device_of(offer), more)
-        contest.add(allowed)
-        self._push(index, contest)
+        self._push(index, _Contest(offer, device_of(offer), more, allowed))
 
     def _allowed(self, offer: Offer, nodes: int) -> list[Way] | Rejected:
         """The ways within budget, hours and patience, or the reason why none is."""
@@ -182,7 +167,7 @@ class _Walk:
         """The offer's next way, more machines together, or its rejection."""
         while not contest.ways and contest.more_nodes and not contest.unsure:
             allowed = self._allowed(contest.offer, contest.more_nodes.pop(0))
-            contest.add([] if isinstance(allowed, Rejected) else allowed)
+            contest.ways = [] if isinstance(allowed, Rejected) else allowed
         if contest.ways:
             self._push(index, contest)
         elif (certain := self._leanest_unsure(contest)) is not None:
@@ -198,13 +183,8 @@ class _Walk:
         return leanest if self._verdict(contest, leanest, may_replay=True) == "fits" else None
 
     def _verdict(self, contest: _Contest, way: Way, *, may_replay: bool) -> Verdict:
-        return self.reckoner.verdict(
-            contest.device,
-            way.layout,
-            smallest=contest.smallest(way.layout),
-            may_replay=may_replay,
-            confirm=self.spent_before_choice is None,
-        )
+        confirm = self.spent_before_choice is None
+        return self.reckoner.verdict(contest.device, way.layout, may_replay=may_replay, confirm=confirm)
 
     def _too_big(self, contest: _Contest) -> Rejected:
         """Memory is the reason: say how much the leanest way needs, exactly where it was replayed."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
-from cloudtune.memory.reckon import estimate_memory
+from cloudtune.memory.reckon import estimate_memory, kernel_class
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.rough import rough_bytes
@@ -25,6 +25,7 @@ Verdict = Literal["fits", "no", "unsure"]
 Bounds = tuple[int, int]
 UNCALIBRATED = (1.2, 1.7)  # the closed form ÷ and x these hold every replay of the grid in tests/unit/test_plan_bounds.py
 CALIBRATED = {False: 1.15, True: 1.25}  # whole replicas, shards: the same after one replay of the family
+SAME_MICRO_BATCH = 1.08  # whole replicas that differ only in card or number of GPUs
 
 
 def family_of(layout: Layout) -> Layout:
@@ -63,22 +64,27 @@ class Attempt:
 
 @dataclass(slots=True)
 class Reckoner:
-    """Memory of one recipe on any device. ``replays`` counts the full reckonings made so far."""
+    """Memory of one recipe on any device."""
 
     recipe: Recipe
     shape: ModelShape
     replay: Callable[[Recipe, ModelShape, Layout, Device], Estimate] = estimate_memory
     rough: Callable[[Recipe, ModelShape, Layout, Device], int] | None = rough_bytes
-    replays: int = 0
+    _replayed: set[tuple[tuple[int, int], Layout]] = field(default_factory=set)
     _known: dict[tuple[Device, Layout], Estimate] = field(default_factory=dict)
     _rough: dict[tuple[Device, Layout], int] = field(default_factory=dict)
     _anchors: dict[Kin, list[tuple[Device, Layout]]] = field(default_factory=dict)
+
+    @property
+    def replays(self) -> int:
+        """Full reckonings made so far; GPUs that run the same kernels share one."""
+        return len(self._replayed)
 
     def estimate(self, device: Device, layout: Layout) -> Estimate:
         """The full reckoning."""
         key = (device, layout)
         if key not in self._known:
-            self.replays += 1
+            self._replayed.add((kernel_class(device.compute_capability), layout))
             self._known[key] = self.replay(self.recipe, self.shape, layout, device)
             self._anchors.setdefault(_kin_of(layout), []).append(key)
         return self._known[key]
@@ -97,7 +103,9 @@ class Reckoner:
             return int(guess / UNCALIBRATED[0]), int(guess * UNCALIBRATED[1])
         anchor = min(anchors, key=lambda item: (abs(item[1].micro_batch_size - layout.micro_batch_size), item[0] != device))
         guess = round(guess * self._known[anchor].high_bytes / self._rough_of(anchor))
-        width = CALIBRATED[layout.sharding == "fsdp"]
+        sharded = layout.sharding == "fsdp"
+        same = anchor[1].micro_batch_size == layout.micro_batch_size and not sharded
+        width = SAME_MICRO_BATCH if same else CALIBRATED[sharded]
         return int(guess / width), int(guess * width)
 
     def _rough_of(self, key: tuple[Device, Layout]) -> int:
@@ -106,12 +114,8 @@ class Reckoner:
             self._rough[key] = max(1, self.rough(self.recipe, self.shape, layout, device))
         return self._rough[key]
 
-    def verdict(self, device: Device, layout: Layout, *, smallest: Layout, may_replay: bool, confirm: bool) -> Verdict:
-        """What is known, or becomes known with a replay where that is allowed.
-
-        ``smallest`` is the same layout with the smallest micro batch: when that does not fit, one replay settles them all.
-        ``confirm``: only a replay may say that it fits.
-        """
+    def verdict(self, device: Device, layout: Layout, *, may_replay: bool, confirm: bool) -> Verdict:
+        """What is known, or becomes known with a replay where that is allowed. ``confirm``: only a replay may say that it fits."""
         low, high = self.bounds(device, layout)
         if low > device.total_bytes:
             return "no"
@@ -119,18 +123,7 @@ class Reckoner:
             return "fits"
         if not may_replay and (device, layout) not in self._known:
             return "unsure"
-        if high > device.total_bytes and (settled := self._settled_by(device, smallest, layout)) is not None:
-            return settled
         return "fits" if fits(self.estimate(device, layout), device) else "no"
-
-    def _settled_by(self, device: Device, smallest: Layout, layout: Layout) -> Verdict | None:
-        """What a replay of the smallest micro batch says about the others, where its own outcome is open."""
-        if smallest == layout or self.bounds(device, smallest)[1] <= device.total_bytes:
-            return None
-        if not fits(self.estimate(device, smallest), device):
-            return "no"
-        low, _ = self.bounds(device, layout)
-        return "no" if low > device.total_bytes else None
 
     def leanest(self) -> Attempt | None:
         """Of all full reckonings the one that needed least; None when there was none."""
