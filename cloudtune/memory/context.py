@@ -27,6 +27,8 @@ class Context:
     cos: Value | None = None
     sin: Value | None = None
     mask: Value | None = None
+    others: list[Value] = field(default_factory=list)
+    """Masks and angles of the other kinds of layers; like all of the above, held by every checkpointed layer."""
     ends: Mapping[str, LinearLayer] = field(default_factory=dict)
     """Linear layers outside the blocks, by the name of their weight."""
 

@@ -316,12 +316,10 @@ def square_mean(run: Run, value: Value, rows: int) -> Value:
 
 
 def _square_back(run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
-    """grad x (2 x value¹): value to the power 1 and the product with 2 are tensors of their own (pow_backward)."""
-    power = run.like(grad, "power gradient")
-    twice = run.like(grad, "power gradient")
-    del power
+    """grad x (2 x value¹): value to the power 1 and the product with 2 live to the end of the expression (pow_backward)."""
+    factors = run.like(grad, "power gradient"), run.like(grad, "power gradient")
     out = run.like(grad, "square gradient")
-    del twice
+    del factors
     return (out,)
 
 

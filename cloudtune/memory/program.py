@@ -49,6 +49,10 @@ class Job:
     task: Literal["causal_lm", "masked_lm", "classification"] = "causal_lm"
 
 
+# families whose local layers rotate by angles of their own
+LOCAL_ROPE = frozenset({"gemma3_text", "gemma4_text", "modernbert"})
+
+
 def merged(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     """Blocks whose layers allocate alike, put together: a local window changes no size."""
     groups: dict[object, list[Block]] = {}
@@ -89,7 +93,6 @@ class Program:
         self.ends: dict[str, Weight] = {}
         self.end_layers: dict[str, LinearLayer] = {}
         self.held: Value | None = None
-        self.masks: list[Value] = []
 
     def play(self) -> Tape:
         """Load, then the steps."""
@@ -195,8 +198,6 @@ class Program:
         self.run.autocast = 2 if behaviour.autocast and behaviour.compute_word == 2 else 0
         loss, logits = self._forward()
         self.run.casts.clear()
-        if not behaviour.checkpointing:
-            self.masks.clear()  # a checkpointed layer holds its arguments until it has been computed again
         if behaviour.outputs_held:
             self.held = logits
         del logits
@@ -246,15 +247,17 @@ class Program:
 
     def _positions(self, ctx: Context, word: int) -> None:
         """cos and sin of the rotary positions, shared by all layers; the mask of eager attention."""
+        windows = {block.attention.window for block in self.job.shape.blocks if block.attention is not None}
         if not any(tensor.kind == "position" for tensor in self.job.shape.stem):
             shapes = [block.attention for block in self.job.shape.blocks if block.attention is not None]
             width = max((shape.rope_dim or shape.head_dim for shape in shapes), default=0)
             ctx.cos = self.run.new(ctx.length * width, word, "cos")
             ctx.sin = self.run.new(ctx.length * width, word, "sin")
+            if self.job.shape.model_type in LOCAL_ROPE and len(windows) > 1:
+                ctx.others += [self.run.new(ctx.length * width, word, name) for name in ("local cos", "local sin")]
         if ctx.behaviour.attention == "eager":
             ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, word, "attention mask")
-            windows = {block.attention.window for block in self.job.shape.blocks if block.attention is not None}
-            self.masks = [self.run.new(ctx.mask.count, word, "attention mask") for _ in range(len(windows) - 1)]
+            ctx.others += [self.run.new(ctx.mask.count, word, "attention mask") for _ in range(len(windows) - 1)]
         elif ctx.behaviour.padding_mask and ctx.behaviour.attention == "sdpa":
             ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, 1, "attention mask")
 
