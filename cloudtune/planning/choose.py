@@ -16,6 +16,7 @@ from cloudtune.memory.estimate import Estimate
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.calibrate import Calibration
+from cloudtune.planning.layout import layouts
 from cloudtune.planning.limits import beyond_limits, unfit_by_nature
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
 from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of
@@ -64,7 +65,6 @@ class Weighing:
     amount: Amount
     timing: Timing
     reckoner: Reckoner
-    leanest: Attempt | None = None
 
     def memory(self, option: Option) -> Estimate:
         """The full reckoning of an option."""
@@ -214,7 +214,17 @@ def weigh(
     walk.run()
     options = tuple(sorted(walk.options, key=lambda option: order(timing, option)))
     turned_down = tuple(walk.rejected[index] for index in sorted(walk.rejected))
-    return Weighing(options, turned_down, timing.amount, timing, walk.reckoner, walk.reckoner.leanest())
+    return Weighing(options, turned_down, timing.amount, timing, walk.reckoner)
+
+
+def leanest_attempt(weighing: Weighing, offers: Iterable[Offer]) -> Attempt | None:
+    """The way that needs least, reckoned although nothing fits: on the offer with most GPU memory that has a legal layout."""
+    for offer in sorted(offers, key=lambda item: (-item.gpu.memory_bytes * item.gpu_count, item.instance)):
+        found = layouts(weighing.timing.recipe, nodes=1, gpus=offer.gpu_count)
+        if not isinstance(found, str):
+            device, layout = device_of(offer), min(found, key=_fullness)
+            return Attempt(device, layout, weighing.reckoner.estimate(device, layout))
+    return None
 
 
 def order(timing: Timing, option: Option) -> tuple[float, float, str, str, str, str, str]:

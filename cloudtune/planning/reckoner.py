@@ -124,10 +124,3 @@ class Reckoner:
         if not may_replay and (device, layout) not in self._known:
             return "unsure"
         return "fits" if fits(self.estimate(device, layout), device) else "no"
-
-    def leanest(self) -> Attempt | None:
-        """Of all full reckonings the one that needed least; None when there was none."""
-        if not self._known:
-            return None
-        (device, layout), estimate = min(self._known.items(), key=lambda item: item[1].peak_bytes)
-        return Attempt(device, layout, estimate)

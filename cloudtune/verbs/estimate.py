@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cloudtune.errors import NothingFits
 from cloudtune.memory.estimate import Estimate
-from cloudtune.planning.choose import Weighing
+from cloudtune.planning.choose import Weighing, leanest_attempt
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Frozen
@@ -43,7 +43,7 @@ def estimate(loaded: LoadedRecipe, *, provider: str | None = None, session: Sess
 
 
 def _report(question: Question, weighing: Weighing) -> EstimateReport:
-    memory, layout, device = _headline(weighing)
+    memory, layout, device = _headline(question, weighing)
     return EstimateReport(
         model=question.recipe.model.base,
         method=question.recipe.method.type,
@@ -58,12 +58,12 @@ def _report(question: Question, weighing: Weighing) -> EstimateReport:
     )
 
 
-def _headline(weighing: Weighing) -> tuple[Estimate, Layout, str]:
+def _headline(question: Question, weighing: Weighing) -> tuple[Estimate, Layout, str]:
     if weighing.options:
         best = weighing.options[0]
         return weighing.memory(best), best.layout, best.offer.gpu.name if best.offer.gpu_count else "cpu"
-    if weighing.leanest is not None:
-        return weighing.leanest.estimate, weighing.leanest.layout, weighing.leanest.device.name
+    if (leanest := leanest_attempt(weighing, question.offers)) is not None:
+        return leanest.estimate, leanest.layout, leanest.device.name
     raise NothingFits(
         "no machine could even be reckoned: " + "; ".join(sorted({item.reason for item in weighing.rejected}))[:500],
         hint="look at compute in the recipe, or name another provider",

@@ -49,3 +49,12 @@ def test_the_json_keys_that_were_promised(tmp_path):
     assert {"provider", "region", "instance", "purchase", "hours", "usd", "risk_usd", "layout"} <= plan["candidates"][0].keys()
     assert {"instance", "reason", "needs_bytes", "has_bytes"} <= plan["rejected"][0].keys()
     assert plan["candidates"][0]["risk_usd"] == min(item["risk_usd"] for item in plan["candidates"])
+
+
+def test_estimate_reckons_also_what_fits_nowhere(tmp_path):
+    bigger = ["--set", "model.base=meta-llama/Llama-3.1-405B", "--set", "compute.nodes=1"]
+    ran = cloudtune("estimate", ROOT / "recipes" / "llama-3.1-70b-full.yaml", *bigger, "--json", folder=tmp_path)
+    assert ran.code == 0, ran.err
+    assert ran.json["candidates"] == []
+    assert ran.json["memory"]["peak_bytes"] == sum(part["bytes"] for part in ran.json["memory"]["parts"]) > 2**34
+    assert all(item["reason"] for item in ran.json["rejected"])
