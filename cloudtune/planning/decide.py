@@ -143,6 +143,7 @@ def chosen_of(offer: Offer, rates: Rates) -> Chosen:
         gpu_bytes=device_of(offer).total_bytes,
         usd_per_hour=rates.expected,
         price_date=offer.price_date,
+        accelerator=offer.accelerator,
         usd_per_hour_high=rates.high if rates.high > rates.expected else None,
     )
 

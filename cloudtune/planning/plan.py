@@ -43,6 +43,8 @@ class Chosen(Frozen):
     usd_per_hour: NonNegative
     price_date: str
     """ISO date of the price; empty when the machine costs nothing."""
+    accelerator: str = ""
+    """The provider's word for the GPU where a request must say it (Vertex AI), else empty."""
     usd_per_hour_high: NonNegative | None = None
     """The most an hour may cost where the price is a range (managed spot: the on-demand price); None for a fixed price."""
 

@@ -115,6 +115,11 @@ def test_boot_disks_are_in_the_price_by_the_hour():
     assert plan.chosen.usd_per_hour == pytest.approx(1.0 + 0.001 * plan.resolved.compute.disk_gib)
 
 
+def test_the_choice_carries_the_providers_word_for_its_gpu():
+    plan = decide(question(recipe(method={"type": "qlora"}), offer(accelerator="NVIDIA_L4")))
+    assert plan.chosen.accelerator == "NVIDIA_L4"
+
+
 def test_regions_and_providers_are_filtered_and_this_machine_is_everywhere():
     offers = (offer(), offer(region="eu-west-1"), offer(provider="gcp", region="us-central1"), this_machine())
     assert relevant(offers, None, ["us-east-1"]) == (offers[0], offers[3])
