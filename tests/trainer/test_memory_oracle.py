@@ -34,6 +34,7 @@ SMALL = {
 }
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout": 0.0, "attention_dropout": 0.0}
 BERT_LIKE = {"intermediate_size": 2048, "n_layers": 7, "dim": 512, "hidden_dim": 2048, "n_heads": 8, **NO_DROPOUT}
+MODERN = {"intermediate_size": 768}
 DECODERS: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": None},
@@ -44,7 +45,13 @@ DECODERS: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 64, "tie_word_embeddings": True},
     "gemma3_text": {"head_dim": 64, "tie_word_embeddings": True},
 }
-ENCODERS: dict[str, dict[str, Any]] = {"bert": BERT_LIKE, "roberta": BERT_LIKE, "distilbert": BERT_LIKE, "eurobert": {}}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": BERT_LIKE,
+    "roberta": BERT_LIKE,
+    "distilbert": BERT_LIKE,
+    "modernbert": MODERN,
+    "eurobert": {},
+}
 METHODS: dict[str, FullMethod | LoraMethod | QloraMethod] = {
     "full": FullMethod(type="full"),
     "lora": LoraMethod(type="lora", r=8),
@@ -65,9 +72,8 @@ class Case:
     attention: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.family}-{self.method}-{'ckpt' if self.checkpointing else 'all'}-{'bf16' if self.autocast else 'fp32'}-{self.attention}"
-        )
+        kept, word = "ckpt" if self.checkpointing else "all", "bf16" if self.autocast else "fp32"
+        return f"{self.family}-{self.method}-{kept}-{word}-{self.attention}"
 
 
 def grid() -> list[Case]:

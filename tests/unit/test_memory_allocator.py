@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +82,7 @@ def test_blocks_never_overlap_and_sums_are_right(steps: list[tuple[bool, int]], 
             live.append(allocator.alloc(size))
         assert allocator.allocated == sum(block.size for block in live) <= allocator.reserved
         spans = sorted((block.address, block.address + block.size) for block in live)
-        assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+        assert all(first[1] <= second[0] for first, second in pairwise(spans))
     for block in live:
         allocator.free(block)
     allocator.empty_cache()

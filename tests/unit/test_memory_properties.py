@@ -18,7 +18,7 @@ from tests.unit.memory_builders import L4, layout, recipe, shape
 # The allocator maps pages of 2 and 20 MiB; how many free ones lie between the live tensors is not monotone to the page.
 PAGES = 2 * 22 * MIB
 METHODS = st.sampled_from(
-    [{"type": "full"}, {"type": "lora", "r": 8}, {"type": "qlora", "r": 8}, {"type": "qlora", "quantization": "int8"}]
+    [{"type": "full"}, {"type": "lora", "r": 8}, {"type": "qlora", "r": 8}, {"type": "qlora", "quantization": "int8"}],
 )
 CPU = Device.cpu(total_bytes=16 * GIB)
 

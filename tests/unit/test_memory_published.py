@@ -23,9 +23,8 @@ def answer() -> dict:
 
 
 def errors(answer: dict, metric: str, wanted: set[str] | None = None) -> list[float]:
-    return [
-        abs(row["error"]) for row in answer["rows"] if row["scored"] and row["metric"] == metric and (wanted is None or row["id"] in wanted)
-    ]
+    found = [row for row in answer["rows"] if row["scored"] and row["metric"] == metric]
+    return [abs(row["error"]) for row in found if wanted is None or row["id"] in wanted]
 
 
 def ids(*conditions: tuple[str, str]) -> set[str]:
