@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["auto", "container", "process"]
 MEMORY_BYTES = 6 * 2**30
+MOST_CPUS = 2
 Say = Callable[[str], None]
 
 
@@ -94,7 +95,16 @@ def dry_run(plan: Plan, *, session: Session, mode: Mode = "auto", progress: Say 
     with _workplace() as folder, _engine(mode, say) as (connection, engine):
         runner, image = _runner(plan, connection, folder, say)
         contract = contract_of(plan.chosen.provider)
-        rehearsal = Rehearsal(plan, session, runner, image, folder, contract, Limits(memory_bytes=MEMORY_BYTES), say)
+        rehearsal = Rehearsal(
+            plan,
+            session,
+            runner,
+            image,
+            folder,
+            contract,
+            Limits(memory_bytes=MEMORY_BYTES, cpus=float(min(MOST_CPUS, os.cpu_count() or 1))),
+            say,
+        )
         done: list[Proof] = []
         tail: tuple[str, ...] = ()
         try:
