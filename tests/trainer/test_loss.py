@@ -107,6 +107,16 @@ def test_chunked_loss_of_a_batch_without_learned_tokens_is_zero_and_has_a_gradie
     assert float(loss) == 0.0
 
 
+def test_chunks_are_of_learned_tokens_only(base: Path) -> None:
+    model = adapted(base, job_file())
+    batch = causal_batch([(row,) for row in rows(64)], 0, CPU)
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    TokenLoss(model, causal=True, chunked=True)(batch)
+    assert max(seen) == CHUNK
+    assert sum(seen) == int((batch.labels != IGNORED).sum())
+
+
 def test_capped_and_scaled_logits(base: Path) -> None:
     from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM, LlamaForCausalLM
 
