@@ -14,7 +14,7 @@ from cloudtune.memory import explain, verdict
 from cloudtune.memory.device import Device
 from cloudtune.memory.inventory import no_template
 from cloudtune.memory.program import Job, tape_of
-from cloudtune.memory.reckon import estimate_memory, job_of, reckon
+from cloudtune.memory.reckon import by_method, estimate_memory, job_of, reckon
 from cloudtune.models.families import shape_of
 from cloudtune.models.registry import entries, find_shape
 from cloudtune.units import GIB
@@ -61,6 +61,13 @@ def test_every_model_of_the_registry_is_reckoned_or_refused_in_words() -> None:
         reckoned += 1
         assert estimate_memory(asked, made, layout(micro=1), L4).allocated_bytes > 2 * made.parameters
     assert reckoned == len(entries()) - len(WITHOUT_TEMPLATE)
+
+
+def test_methods_side_by_side_need_less_and_less() -> None:
+    found = by_method(recipe({"type": "lora", "r": 8}), find_shape(LLAMA_8B, base_dir=HERE), layout(micro=1), L4)
+    assert [name for name, _ in found] == ["full", "LoRA", "8-bit", "QLoRA"]
+    peaks = [estimate.peak_bytes for _, estimate in found]
+    assert peaks == sorted(peaks, reverse=True)
 
 
 def test_an_unknown_architecture_is_refused_with_the_two_ways_out() -> None:
