@@ -61,6 +61,9 @@ class ContainerRunner:
     def run(self, spec: ContainerSpec, *, seconds: float, watch: Watch | None = None) -> Finished:
         """Raises UnavailableError when the program still runs after ``seconds``; it is removed then."""
         began = time.monotonic()
+        left = containers.find(self.connection, spec.name) if spec.name else None
+        if left is not None and not left.running:
+            containers.remove(self.connection, left.name)  # of a run that was killed before it could tidy up
         name = containers.create(self.connection, replace(spec, user=spec.user or self.user))
         try:
             containers.start(self.connection, name)

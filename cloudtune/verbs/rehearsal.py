@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from cloudtune.planning.plan import Plan
     from cloudtune.session import Session
 
-LAUNCH_ID = "dry-run"
 STEP_SECONDS = 300.0
 SAMPLE_ROWS = 32
 MOST_ROWS = 20_000
@@ -71,6 +70,11 @@ class Rehearsal:
     manifest: Manifest | None = None
     interrupted_at: int | None = None
     merged: bool = False
+
+    @property
+    def name(self) -> str:
+        """The job's id: of its own, so that two dry runs at once do not meet."""
+        return f"dry-run-{self.folder.name.rpartition('-')[2]}"
 
     def places(self) -> dict[str, str]:
         """A channel's path inside the job → the user's own path, as the recipe means it."""
@@ -204,7 +208,7 @@ def _examine(run: Rehearsal) -> str:
 def _train(run: Rehearsal) -> str:
     """Start the job, and send SIGTERM as soon as its first checkpoint is on the disk."""
     name = "training and checkpoint"
-    spec = job_container(run.contract, run.image, run.folder, LAUNCH_ID, run.limits)
+    spec = job_container(run.contract, run.image, run.folder, run.name, run.limits)
     run.first = run.runner.run(spec, seconds=STEP_SECONDS, watch=lambda text: bool(_SAVED.search(text)))
     if run.first.exit_code not in (0, INTERRUPTED[run.contract]):
         raise Shortfall(name, _failure(run) or f"the job ended with exit code {run.first.exit_code}", run.first.log)
@@ -228,7 +232,7 @@ def _interrupted(run: Rehearsal) -> str:
 
 
 def _resume(run: Rehearsal) -> str:
-    spec = job_container(run.contract, run.image, run.folder, LAUNCH_ID, run.limits)
+    spec = job_container(run.contract, run.image, run.folder, run.name, run.limits)
     ended = run.runner.run(spec, seconds=STEP_SECONDS)
     run.manifest = _manifest(run)
     manifest = run.manifest
@@ -273,7 +277,7 @@ def _reload(run: Rehearsal) -> str:
 
 
 def _tool(run: Rehearsal, what: str) -> Finished:
-    spec = job_container("local", run.image, run.folder, LAUNCH_ID, replace(run.limits, network="none"))
+    spec = job_container("local", run.image, run.folder, run.name, replace(run.limits, network="none"))
     return run.runner.run(tool_container(spec, run.folder, "cloudtune_rehearsal", what), seconds=STEP_SECONDS)
 
 
