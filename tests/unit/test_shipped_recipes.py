@@ -58,6 +58,8 @@ def test_the_table_names_every_recipe():
 def test_the_choice_is_sensible(name, provider, tmp_path):
     plan = planned(name, provider, tmp_path)
     most_gpus, least_gib, most_usd = SENSIBLE[name]
+    unfinished = [text for text in plan.warnings if "this layout is sharded" in text]
+    assert bool(unfinished) == (plan.layout.sharding == "fsdp" or plan.layout.cpu_offload)
     assert plan.chosen.provider == provider
     assert 1 <= plan.layout.gpus <= most_gpus
     assert plan.chosen.gpu_bytes >= least_gib * 2**30
