@@ -198,3 +198,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(base: Pa
         learn(learner, [causal_batch(groups, 0, CPU)], groups, 1e-3, 1.0)
     for name, weight in model.named_parameters():
         assert name not in kept or torch.equal(weight, kept[name])
+
+
+def test_a_gradient_of_zero_is_not_taken_for_learning(base: Path) -> None:
+    job = job_file()
+    model = adapted(base, job)
+    with torch.no_grad():  # adapters that are zero on both sides never move
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.zero_()
+    groups = [(row,) for row in rows(2)]
+    with pytest.raises(JobFailed, match="no gradient"):
+        learn(make_learner(job, model, ALONE), [causal_batch(groups, 0, CPU)], groups, 1e-3, 1.0)

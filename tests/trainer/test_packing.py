@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from test_loss import rows
 from trainer_jobs import job_file
 
+from cloudtune.errors import JobFailed
 from cloudtune_trainer.batches import Hiding, causal_batch, length, masked_batch, micro_batches, steps
+from cloudtune_trainer.checks import check_length, check_packing
 from cloudtune_trainer.loss import inputs_of
 from cloudtune_trainer.model import Base, load_base
 from cloudtune_trainer.packing import pack
@@ -53,6 +55,37 @@ def test_packed_rows_do_not_see_each_other(base: Path, attention: str) -> None:
     for (line, start), own in zip(places, alone, strict=True):
         torch.testing.assert_close(together[line, start : start + len(own)], own, atol=2e-5, rtol=0)
     assert (leaking[0, places[1][1] : places[2][1]] - alone[1]).abs().max() > 1e-3  # the check above can fail
+
+
+def test_a_model_whose_packed_rows_see_each_other_is_refused(base: Path) -> None:
+    from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+
+    made = rows(4)
+    groups = [(made[0],), (made[1], made[2]), (made[3],)]
+    llama = AutoModelForCausalLM.from_pretrained(base)
+    check_packing(llama, groups, 0, CPU, flat=False)
+    check_packing(llama, groups, 0, CPU, flat=True)
+    torch.manual_seed(0)
+    recurrent = MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, state_size=4))
+    check_packing(recurrent, [(made[0],)], 0, CPU, flat=False)  # nothing is packed
+    with pytest.raises(JobFailed, match="packed rows of mamba models see each other"):
+        check_packing(recurrent, groups, 0, CPU, flat=False)
+
+
+def test_rows_longer_than_learned_positions_are_refused(encoder: Path, base: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+    bert = AutoModelForMaskedLM.from_pretrained(encoder)
+    check_length(bert, 256)
+    with pytest.raises(JobFailed, match="256 positions, the longest row has 257"):
+        check_length(bert, 257)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+    roberta = RobertaForMaskedLM(RobertaConfig(**sizes, max_position_embeddings=66, pad_token_id=1))
+    roberta(input_ids=torch.full((1, 64), 7))
+    check_length(roberta, 64)
+    with pytest.raises(JobFailed, match="64 positions"):
+        check_length(roberta, 65)
+    check_length(AutoModelForCausalLM.from_pretrained(base), 100_000)  # rotary positions have no end
 
 
 def test_padding_is_not_seen_and_not_learned(base: Path) -> None:

@@ -23,7 +23,7 @@ class Batch:
     """One micro batch on the device, all [lines, width].
 
     ``attention_mask`` is None for causal models: padding lies on the right, where no token of the text can see it.
-    ``position_ids`` restart with every sequence; that is what keeps packed neighbours apart.
+    ``position_ids`` restart with every sequence, which is what keeps packed neighbours apart; None when nothing is packed.
     """
 
     input_ids: torch.Tensor
@@ -86,7 +86,8 @@ def causal_batch(groups: Many[Group], pad: int, device: torch.device, *, flat: b
             at = stop
         # Padding goes on counting in a line of one sequence, so that the line is not taken for a packed one.
         positions[line, at:] = np.arange(width - at) + (at if len(group) == 1 else 0)
-    return Batch(_tensor(ids, device), _tensor(labels, device), _tensor(positions, device), None)
+    packed = any(len(group) > 1 for group in groups)
+    return Batch(_tensor(ids, device), _tensor(labels, device), _tensor(positions, device) if packed else None, None)
 
 
 def masked_batch(groups: Many[Group], pad: int, device: torch.device) -> Batch:

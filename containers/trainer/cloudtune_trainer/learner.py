@@ -114,6 +114,8 @@ def learn(learner: Learner, batches: list[Batch], groups: list[Group], rate: flo
             f"the {'loss' if not math.isfinite(nats) else 'gradient'} is not a finite number",
             hint="lower learning_rate, lengthen the warm-up, use model.dtype: bfloat16 instead of float16, and look at the rows",
         )
+    if norm == 0.0 and learned:
+        raise JobFailed("no gradient reaches the trained weights", hint="check method.target_modules; without them nothing can be learned")
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.optimizer.zero_grad(set_to_none=True)

@@ -19,7 +19,7 @@ import torch
 from cloudtune.errors import JobFailed
 from cloudtune.manifest import Manifest
 from cloudtune.recipe.resolved import JobFile
-from cloudtune_trainer import artifacts, checkpoints, data, merge, orders
+from cloudtune_trainer import artifacts, checkpoints, checks, data, merge, orders
 from cloudtune_trainer.batches import Batch, Group, Hiding, causal_batch, masked_batch, micro_batches, steps
 from cloudtune_trainer.chat import ChatRenderer
 from cloudtune_trainer.checkpoints import Progress
@@ -179,13 +179,26 @@ def _load(run: Run, material: Material) -> tuple[Learner, Progress]:
             checkpoints.restore_weights(home / "weights.safetensors", model, run.workers.device)
             learner.load_state(checkpoints.read_optimizer(home, run.workers.device))
             run.report.row("load", message=f"resuming from the checkpoint of step {progress.step}")
-        if learner.loss.chunked:
-            flat = job.recipe.data.packing and job.recipe.model.attention == "flash_attention_2"
-            # The same line on every worker: a share of one line would leave the others without any.
-            check_chunked(model, causal_batch(material.groups[:1], material.pad, run.workers.device, flat=flat))
+        _check(run, material, learner)
         let_go(run.workers.device)
     run.stop.check()
     return learner, progress
+
+
+def _check(run: Run, material: Material, learner: Learner) -> None:
+    """What would go wrong silently, asked on one line; the same line on every worker."""
+    device, flat = run.workers.device, _flat(run.job)
+    checks.check_length(learner.model, max(len(sequence.ids) for sequence in (*material.data.train, *material.data.evaluation)))
+    with learner.precision:
+        if run.job.recipe.data.packing:
+            checks.check_packing(learner.model, material.groups, material.pad, device, flat=flat)
+        if learner.loss.chunked:
+            check_chunked(learner.model, causal_batch(material.groups[:1], material.pad, device, flat=flat))
+
+
+def _flat(job: JobFile) -> bool:
+    """Flash attention takes packed rows as one line."""
+    return job.recipe.data.packing and job.recipe.model.attention == "flash_attention_2"
 
 
 def _evaluate_before(run: Run, material: Material, learner: Learner, progress: Progress) -> Progress:
@@ -251,8 +264,7 @@ def _batches(run: Run, material: Material, groups: list[Group], turn: int) -> li
     hiding = material.hiding
     if hiding is not None:
         return [masked_batch([(hiding.apply(line[0], turn),) for line in lines], material.pad, device) for lines in mine]
-    flat = run.job.recipe.data.packing and run.job.recipe.model.attention == "flash_attention_2"
-    return [causal_batch(lines, material.pad, device, flat=flat) for lines in mine]
+    return [causal_batch(lines, material.pad, device, flat=_flat(run.job)) for lines in mine]
 
 
 def _added(progress: Progress, step: Step, seconds: float) -> Progress:
