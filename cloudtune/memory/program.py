@@ -255,11 +255,11 @@ class Program:
             ctx.sin = self.run.new(ctx.length * width, word, "sin")
             if self.job.shape.model_type in LOCAL_ROPE and len(windows) > 1:
                 ctx.others += [self.run.new(ctx.length * width, word, name) for name in ("local cos", "local sin")]
-        if ctx.behaviour.attention == "eager":
-            ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, word, "attention mask")
-            ctx.others += [self.run.new(ctx.mask.count, word, "attention mask") for _ in range(len(windows) - 1)]
-        elif ctx.behaviour.padding_mask and ctx.behaviour.attention == "sdpa":
-            ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, 1, "attention mask")
+        eager = ctx.behaviour.attention == "eager"
+        if eager or (ctx.behaviour.padding_mask and ctx.behaviour.attention == "sdpa"):
+            size = word if eager else 1  # the fused kernels start from a mask of truth values
+            ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, size, "attention mask")
+            ctx.others += [self.run.new(ctx.mask.count, size, "attention mask") for _ in range(len(windows) - 1)]
 
     def _layer(self, ctx: Context, layer: Layer, value: Value) -> Value:
         gathered = self.sharding.gather(layer) if self.sharding is not None else None
