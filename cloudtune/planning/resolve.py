@@ -31,8 +31,16 @@ def learning_rate(recipe: Recipe) -> float:
 def before_layout(recipe: Recipe, shape: ModelShape) -> Recipe:
     """What memory depends on, decided before any layout is tried: attention kernel, fused loss."""
     training = recipe.training.model_copy(update={"fused_loss": uses_fused_loss(recipe, shape)})
-    attention = "sdpa" if recipe.model.attention == "auto" else recipe.model.attention
-    return recipe.model_copy(update={"training": training, "model": recipe.model.model_copy(update={"attention": attention})})
+    model = recipe.model.model_copy(update={"attention": attention_kernel(recipe, shape)})
+    return recipe.model_copy(update={"training": training, "model": model})
+
+
+def attention_kernel(recipe: Recipe, shape: ModelShape) -> str:
+    """auto: sdpa, except where transformers 5.23 has no sdpa for the model: capped scores (Gemma 2) and sinks (gpt-oss)."""
+    if recipe.model.attention != "auto":
+        return recipe.model.attention
+    attentions = [block.attention for block in shape.blocks if block.attention is not None]
+    return "eager" if any(attention.softcap or attention.sinks for attention in attentions) else "sdpa"
 
 
 def resolve(

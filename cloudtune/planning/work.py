@@ -30,7 +30,7 @@ def amount_of_work(recipe: Recipe, stats: DataStats) -> Amount:
     sequences = train_rows
     if recipe.data.packing:
         sequences = max(1, math.ceil(train_rows * stats.mean_tokens / (recipe.data.max_length * PACKED_FILL)))
-    steps = recipe.training.max_steps or math.ceil(epochs(recipe.training) * math.ceil(sequences / recipe.training.batch_size))
+    steps = recipe.training.max_steps or math.ceil(epochs(recipe.training) * sequences / recipe.training.batch_size)
     steps = max(1, steps)
     evaluations = 0
     if recipe.data.eval is not None:

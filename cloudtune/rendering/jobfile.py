@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from cloudtune.planning.plan import Plan
 from cloudtune.recipe.locations import is_local_file, is_local_model
 from cloudtune.recipe.resolved import Channel, JobFile
+from cloudtune.recipe.rules import TEMPLATE_ENDINGS
 from cloudtune.recipe.spec import DataSource, Recipe
 
 MODEL_CHANNEL = "model"
@@ -50,9 +51,9 @@ def local_inputs(plan: Plan) -> tuple[LocalInput, ...]:
 
 
 def template_file(plan: Plan) -> Path | None:
-    """The .jinja file that the recipe names as chat template, if it names one."""
+    """The Jinja file that the recipe names as chat template, if it names one."""
     name = plan.recipe.data.chat_template
-    return Path(plan.recipe_dir) / Path(name).expanduser() if name.endswith(".jinja") else None
+    return Path(plan.recipe_dir) / Path(name).expanduser() if name.endswith(TEMPLATE_ENDINGS) else None
 
 
 def job_file(plan: Plan, digests: Mapping[str, str]) -> JobFile:
@@ -86,7 +87,7 @@ def _without_machine(recipe: Recipe, train: tuple[Channel, ...], evaluation: tup
     data = {"train": tuple(channel.source for channel in train)}
     if evaluation:
         data["eval"] = tuple(channel.source for channel in evaluation)
-    template = TEMPLATE_NAME if recipe.data.chat_template.endswith(".jinja") else recipe.data.chat_template
+    template = TEMPLATE_NAME if recipe.data.chat_template.endswith(TEMPLATE_ENDINGS) else recipe.data.chat_template
     model = {"config": None, **({"base": MODEL_CHANNEL} if is_local_model(recipe.model.base) else {})}
     return recipe.model_copy(
         update={

@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pytest
 
+from cloudtune.models.registry import find_shape
 from cloudtune.offers.lookup import load_offers
 from cloudtune.planning.decide import NoOfferFits, decide, relevant
 from cloudtune.planning.drift import changes
-from cloudtune.planning.plan import Plan
+from cloudtune.planning.plan import DataStats, Plan
+from cloudtune.planning.resolve import attention_kernel
+from cloudtune.planning.work import amount_of_work
 from tests.unit.planning_builders import SHAPE, offer, question, recipe, this_machine
 
 CLOUDS = (*load_offers("aws"), *load_offers("gcp"))
@@ -164,3 +168,16 @@ def test_a_longer_length_than_the_model_knows_is_said():
 def test_an_unknown_price_is_called_unknown():
     plan = decide(question(recipe(method={"type": "qlora"}, compute={"instance": "ml.one"}), offer(usd_per_hour=None, price_date="")))
     assert any("is unknown: nothing is known of what this run will cost" in word for word in plan.warnings)
+
+
+@pytest.mark.parametrize(("model", "kernel"), [("google/gemma-2-9b", "eager"), ("openai/gpt-oss-20b", "eager"), ("Qwen/Qwen3-8B", "sdpa")])
+def test_auto_attention_is_one_that_the_model_has(model, kernel):
+    shape = find_shape(model, base_dir=Path())
+    assert attention_kernel(recipe(model={"base": model}), shape) == kernel
+    assert attention_kernel(recipe(model={"base": model, "attention": "flash_attention_2"}), shape) == "flash_attention_2"
+
+
+def test_steps_fill_up_across_epochs_as_the_trainer_counts_them():
+    """1,000 rows in steps of 16, three times: 187.5 steps, the last one filled up; not 3 x 63."""
+    stats = DataStats(rows=1_000, tokens=100_000, mean_tokens=100, longest_tokens=200, basis="stated")
+    assert amount_of_work(recipe(training={"epochs": 3, "batch_size": 16}), stats).steps == 188
