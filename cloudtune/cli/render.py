@@ -80,9 +80,10 @@ def _request(plan: Plan, session: Session, output: Path | None) -> None:
 def _request_body(plan: Plan, session: Session) -> dict[str, Any]:
     from cloudtune.job import LaunchId
     from cloudtune.providers.base import Staged
+    from cloudtune.providers.registry import request_builder
     from cloudtune.verbs.render import render as make
 
-    place = session.place(plan.chosen.provider)
+    build = request_builder(plan.chosen.provider, session.settings, session.clock)
     staged = Staged(digest=make(plan).digest)
-    request = place.build_request(plan, staged, LaunchId(f"{plan.recipe.name}-launch-id"))
+    request = build(plan, staged, LaunchId(f"{plan.recipe.name}-launch-id"))
     return {"provider": request.provider, "launch_id": request.launch_id, "body": dict(request.body)}

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cloudtune.clock import Clock
-    from cloudtune.providers.base import Place
+    from cloudtune.job import LaunchId
+    from cloudtune.planning.plan import Plan
+    from cloudtune.providers.base import Place, Request, Staged
 
 
 class PlaceSettings(Protocol):
@@ -27,16 +29,26 @@ class PlaceSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """``module`` has ``connect(settings, clock) -> Place``; empty while this version cannot run there. ``extra``: what pip installs."""
+    """``module`` has ``connect(settings, clock) -> Place``; empty while this version cannot run there. ``extra``: what pip installs.
+
+    ``request``: module with ``request_builder(settings)``, where requests can be made before jobs can be run, or without the extra.
+    """
 
     module: str
     extra: str = ""
     hint: str = ""
+    request: str = ""
 
 
 PROVIDERS: dict[str, Entry] = {
     "local": Entry("cloudtune.providers.local.place"),
-    "aws": Entry("", "aws", "`cloudtune plan --provider aws` already shows machines and prices; run with --provider local"),
+    "aws": Entry(
+        "",
+        "aws",
+        "`cloudtune plan --provider aws` already shows machines and prices, `cloudtune render --provider aws --target request` what "
+        "would be sent; run with --provider local",
+        "cloudtune.providers.aws.request",
+    ),
     "gcp": Entry("", "gcp", "`cloudtune plan --provider gcp` already shows machines and prices; run with --provider local"),
 }
 
@@ -57,3 +69,12 @@ def connect(name: str, settings: PlaceSettings, clock: Clock) -> Place:
             hint=f"run: pip install 'cloudtune[{entry.extra}]'",
         ) from error
     return open_place(settings, clock)
+
+
+def request_builder(name: str, settings: PlaceSettings, clock: Clock) -> Callable[[Plan, Staged, LaunchId], Request]:
+    """What makes the requests of the place called ``name``: pure, and without its SDK where the provider can. Raises as ``connect``."""
+    entry = PROVIDERS.get(name)
+    if entry is None or not entry.request:
+        return connect(name, settings, clock).build_request
+    make: Callable[[PlaceSettings], Callable[[Plan, Staged, LaunchId], Request]] = import_module(entry.request).request_builder
+    return make(settings)

@@ -59,6 +59,17 @@ def test_nothing_heavy_is_loaded(name: str, tmp_path: Path) -> None:
     assert loaded["doors"] == [], "it spoke to a network"
 
 
+def test_an_aws_request_needs_no_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body of a SageMaker job on a machine without boto3, made and checked by our own tables."""
+    monkeypatch.setenv("CLOUDTUNE_AWS_ROLE", "arn:aws:iam::123456789012:role/cloudtune-job")
+    monkeypatch.setenv("CLOUDTUNE_AWS_BUCKET", "sagemaker-cloudtune")
+    loaded = loaded_by(["render", QUICKSTART, "--provider", "aws", "--target", "request", "-o", "request.json"], tmp_path)
+    assert "cloudtune.providers.aws.request" in loaded["all"]
+    assert sorted(set(HEAVY).intersection(loaded["roots"])) == []
+    assert loaded["doors"] == [], "it spoke to a network"
+    assert json.loads((tmp_path / "request.json").read_text())["body"]["TrainingJobName"] == "quickstart-launch-id"
+
+
 def test_ps_and_help_load_neither_yaml_nor_pydantic(tmp_path: Path) -> None:
     for name in ("help", "ps"):
         roots = loaded_by(CASES[name], tmp_path)["roots"]
