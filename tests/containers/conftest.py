@@ -37,7 +37,7 @@ class Engine:
 def engine() -> Iterator[Engine]:
     place = private.default_engine()
     try:
-        ours = private.up(place)
+        ours = private.up(place, may_install=IN_CI)
     except private.Unusable as reason:
         if IN_CI:
             pytest.fail(f"no container engine in CI: {reason}")

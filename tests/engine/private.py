@@ -51,12 +51,12 @@ def default_engine() -> PrivateEngine:
     return PrivateEngine(Path(os.environ.get("CLOUDTUNE_ENGINE_DIR", "/tmp/ct-engine")))
 
 
-def up(engine: PrivateEngine) -> bool:
+def up(engine: PrivateEngine, *, may_install: bool = True) -> bool:
     """Start the engine and make its base image. Returns False when it already ran. Raises Unusable."""
     if answers(engine):
         make_base(engine)
         return False
-    ensure_installed()
+    ensure_installed(may_install=may_install)
     engine.folder.mkdir(parents=True, exist_ok=True)
     serve_wheels(engine)
     daemon = start_daemon(engine)
@@ -69,13 +69,15 @@ def up(engine: PrivateEngine) -> bool:
     return True
 
 
-def ensure_installed() -> None:
-    """Debian's docker.io and what the base image is made of. Raises Unusable where that cannot be had."""
+def ensure_installed(*, may_install: bool) -> None:
+    """Debian's docker.io and what the base image is made of. Raises Unusable where that cannot be had, or not without asking."""
     if os.geteuid() != 0:
         raise Unusable("a private engine needs root")
     missing = [name for name in NEEDED if subprocess.run(["dpkg", "-s", name], capture_output=True, check=False).returncode]
     if not missing and shutil.which("dockerd"):
         return
+    if not may_install:
+        raise Unusable(f"{', '.join(missing or ['dockerd'])} is not installed; to have it: python tests/engine/private.py up")
     if shutil.which("apt-get") is None:
         raise Unusable("there is no dockerd, and no apt-get to install it with")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
