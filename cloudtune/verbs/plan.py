@@ -14,6 +14,7 @@ from cloudtune.planning.decide import Question, decide, relevant
 from cloudtune.providers.local.machine import Machine, this_machine
 from cloudtune.sources.stats import find_tokenizer, measure
 from cloudtune.verbs.drift import cloudtune_version, fingerprints
+from cloudtune.verbs.targets import check_targets
 
 if TYPE_CHECKING:
     from cloudtune.job import LaunchId
@@ -32,7 +33,8 @@ LEARN_FROM = 20  # newest ended jobs whose measured speed corrects the time mode
 def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Session) -> Plan:
     """The plan for a recipe; ``provider`` (aws, gcp, local) wins over the recipe's.
 
-    Raises NothingFits when no machine will do, SourceError when model or data are out of reach.
+    Raises NothingFits when no machine will do, SourceError when model or data are out of reach, RecipeError when the
+    model has not the modules that the recipe adapts.
     """
     plan = decide(gather(loaded, provider=provider, session=session))
     return plan.model_copy(update={"inputs": fingerprints(plan.recipe, loaded.dir)})
@@ -42,10 +44,12 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
     """Everything the planner's answer depends on, as one value."""
     recipe = loaded.recipe
     asked = provider or (None if recipe.compute.provider == "auto" else recipe.compute.provider)
+    shape = shape_of(recipe, loaded.dir, session)
+    check_targets(loaded, shape)
     return Question(
         recipe=recipe,
         recipe_dir=str(loaded.dir.resolve()),
-        shape=shape_of(recipe, loaded.dir, session),
+        shape=shape,
         stats=measure(recipe, loaded.dir, tokenizer=find_tokenizer(recipe.model.base, loaded.dir)),
         offers=relevant(known_offers(asked, session), asked, recipe.compute.regions),
         provider=asked,

@@ -58,3 +58,11 @@ def test_estimate_reckons_also_what_fits_nowhere(tmp_path):
     assert ran.json["candidates"] == []
     assert ran.json["memory"]["peak_bytes"] == sum(part["bytes"] for part in ran.json["memory"]["parts"]) > 2**34
     assert all(item["reason"] for item in ran.json["rejected"])
+
+
+def test_adapted_modules_that_the_model_has_not_are_found_before_anything_is_paid(tmp_path):
+    ran = cloudtune("plan", QUICKSTART, "--set", "method.target_modules=[q_proj, v_porj]", folder=tmp_path)
+    assert ran.code == 2
+    assert "no module called 'v_porj'; did you mean v_proj?" in ran.err
+    none = cloudtune("estimate", QUICKSTART, "--set", "method.target_modules=[embed_tokens]", "--json", folder=tmp_path)
+    assert (none.code, none.json["error"]["code"]) == (2, "bad-recipe")
