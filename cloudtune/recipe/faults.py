@@ -145,6 +145,8 @@ def _value_hint(path: str, value: Any, expected: str) -> str:
         return "put '- ' before its first key: train is a list of sources"
     if path == "tracking.report_to" and value in ("none", "None", False):
         return "write report_to: []"
+    if path == "tracking.report_to" and isinstance(value, str) and value.lower() in choices_at("tracking.report_to[]"):
+        return f"write report_to: [{value.lower()}]"
     if path in _SHAPE_HINTS:
         return (_glued_hint(value, path) if isinstance(value, str) else "") or _SHAPE_HINTS[path]
     if isinstance(value, str):

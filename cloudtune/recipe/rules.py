@@ -206,6 +206,10 @@ def _sources(given: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _template(given: Mapping[str, Any]) -> Iterator[Fault]:
     template = _at(given, "data", "chat_template")
+    if template in (None, "tokenizer") and _at(given, "model", "base") == QUICKSTART_BASE:
+        chats = [at for at, source in _each_source(given) if source.get("format", "chat") == "chat"]
+        if chats:
+            yield _fault(chats[0], f"{QUICKSTART_BASE} has no chat template for chat rows", "write chat_template: chatml under data")
     if not isinstance(template, str) or not template.isprintable() or template in CHAT_TEMPLATES or template.endswith(TEMPLATE_ENDINGS):
         return
     close = template.lower().replace("-", "").replace("_", "")

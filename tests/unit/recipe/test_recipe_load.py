@@ -290,6 +290,7 @@ HAND_MADE = [
     ("learning_rate: 2e-4", "learning_rate: 2e-4\ncompute: {regions: [a]}}", "14:24", "a closing bracket that nothing opened"),
     ("learning_rate: 2e-4", "learning_rate: 2e-4\nbudget: {max_usd: $25}", "14:19", "without a unit"),
     ("learning_rate: 2e-4", "learning_rate: 2e-4\ntracking: {report_to: none}", "14:23", "write report_to: []"),
+    ("learning_rate: 2e-4", "learning_rate: 2e-4\ntracking: {report_to: MLflow}", "14:23", "write report_to: [mlflow]"),
     ("base: Qwen/Qwen3-8B", 'base: "Qwen\\n"', "4:9", "line break"),
     ("base: Qwen/Qwen3-8B", 'base: "Qwen\\ud800"', "4:9", "model.base is"),
     ("  eval: 0.05", "  eval: 0.05\n  shuffle: true", "12:3", "known keys: train, eval"),

@@ -78,6 +78,7 @@ AS_WRITTEN = [
     (recipe(data={"train": [{"path": "./a.csv", "format": "chat"}]}), "data.train[0].format", "lists of messages"),
     (recipe(data={"train": [{"path": "x", "format": "text", "columns": {"b": "a"}}]}), "data.train[0].columns.b", "expected text"),
     (recipe(data={"chat_template": "mistral"}), "data.chat_template", "no chat template mistral"),
+    (recipe(model={"base": "builtin:quickstart"}), "data.train[0]", "no chat template for chat rows"),
 ]
 POSSIBLE = [
     PLAIN,
