@@ -14,16 +14,20 @@ def cost(
     as_json: Json = False,
 ) -> None:
     """Show the costs."""
-    from cloudtune.cli.output import json_result, result
+    from cloudtune.cli.output import json_result, result, warn
     from cloudtune.session import Session
     from cloudtune.verbs.cost import cost as reckon
 
     with Session.open() as session:
         costs = reckon(session, by=by)
     if as_json:
-        json_result(costs)
+        from cloudtune.show.errors import error_body
+
+        body = {"by": costs.by, "rows": costs.rows, "total": costs.total}
+        json_result({**body, "problems": [error_body(problem) for problem in costs.problems]})
         return
     from cloudtune.show.jobs import cost_lines
     from cloudtune.show.text import stdout_page
 
+    warn(costs.problems)
     result(cost_lines(costs, stdout_page()))
