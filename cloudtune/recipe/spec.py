@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WrapValidator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError, ValidationError
 
 from cloudtune.recipe import rules
@@ -334,10 +334,15 @@ JobName = Annotated[
 ]
 
 
+def _whole(value: object) -> object:
+    """``true`` and ``1.0`` equal 1 in Python; in a recipe they are mistakes."""
+    return value if type(value) is int else str(value)
+
+
 class Recipe(Frozen):
     """One fine-tuning job as its author wrote it. Equal recipes have equal digests."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_whole)]
     """Version of this format: 1."""
     name: JobName
     """Name of the job: lower-case letters, digits and hyphens, at most 40."""

@@ -327,3 +327,11 @@ def test_a_fault_is_said_without_raw_control_characters() -> None:
     assert "\x1b" not in told
     assert "\n  " not in told
     assert max(len(line) for line in told.splitlines()) < 300
+
+
+@pytest.mark.parametrize("value", ["true", "1.0", '"1"', "2"])
+def test_only_the_whole_number_one_is_version_one(value):
+    text = f"version: {value}\nname: a\nmodel: {{base: x/y}}\nmethod: {{type: lora}}\ndata: {{train: [{{path: org/x}}]}}\n"
+    with pytest.raises(RecipeError) as caught:
+        load_text(text)
+    assert [(fault.line, fault.column) for fault in caught.value.faults] == [(1, 10)]
