@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from cloudtune.recipe.resolved import JobFile
 from cloudtune_trainer import crew, surroundings
@@ -44,5 +45,14 @@ def _work(job: JobFile, paths: Paths, stop: surroundings.StopSign) -> int:
     return INTERRUPTED if train(job, paths, stop) == "interrupted" else COMPLETE
 
 
+def _end(code: int) -> NoReturn:
+    """End the process; one of several workers ends without freeing its process group (``workers`` says why)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

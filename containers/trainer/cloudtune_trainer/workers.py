@@ -13,6 +13,10 @@ from torch import distributed
 from cloudtune.errors import JobFailed
 from cloudtune.recipe.resolved import JobFile
 
+# Groups are kept until the process ends. Freed by Python, gloo's group waits for its thread while holding the interpreter's
+# lock, which that thread needs to free a tensor: now and then the two wait for each other for ever (torch 2.13).
+_OPENED: list[Any] = []
+
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -70,6 +74,7 @@ def connect(workers: Workers) -> None:
         arguments: dict[str, Any] = {"device_id": workers.device} if workers.device.type == "cuda" else {}
         backend = "nccl" if workers.device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=timedelta(minutes=30), **arguments)
+        _OPENED.append(distributed.group.WORLD)
 
 
 def disconnect() -> None:
