@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tracemalloc  # noqa: F401 - whole before the first warning: pytest asks it in a hook that can run inside its own import
 from pathlib import Path
 
 import pytest

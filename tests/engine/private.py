@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,11 +119,20 @@ def answers(engine: PrivateEngine) -> bool:
     """Whether a daemon answers on the socket."""
     import docker.errors
 
+    if not listens(engine.folder / "docker.sock"):
+        return False
     try:
         client(engine, 5).close()  # type: ignore[attr-defined]
     except docker.errors.DockerException:
         return False
     return True
+
+
+def listens(path: Path) -> bool:
+    """Whether a Unix socket takes connections. Asked with a socket of ours, because docker's package leaves a refused one open."""
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.settimeout(5)
+        return ours.connect_ex(str(path)) == 0
 
 
 def make_base(engine: PrivateEngine) -> None:
