@@ -46,7 +46,7 @@ def _tensorboard(_job: JobFile, paths: Paths) -> Tracker:
 
 
 def _wandb(job: JobFile, paths: Paths) -> Tracker:
-    import wandb  # type: ignore[import-not-found]
+    import wandb
 
     project = job.recipe.tracking.project or "cloudtune"
     # The launch id as run id: a resumed job goes on in the same run.
@@ -62,7 +62,7 @@ def _wandb(job: JobFile, paths: Paths) -> Tracker:
 
 
 def _mlflow(job: JobFile, paths: Paths) -> Tracker:
-    import mlflow  # type: ignore[import-not-found]
+    import mlflow
 
     mlflow.set_experiment(job.recipe.tracking.project or "cloudtune")
     mlflow.start_run(run_name=paths.launch_id)
