@@ -56,6 +56,7 @@ MEANINGS = (
     Meaning("gcp_region", "region of your project to work in"),
     Meaning("gcp_service_account", "e-mail of the account that Vertex AI jobs run as"),
     Meaning("gcp_repository", "Artifact Registry repository for built images"),
+    Meaning("gcp_endpoint", "address of a stand-in for Vertex AI (http:// or grpc://); not set: Google's own"),
 )
 _BY_NAME = {meaning.name: meaning for meaning in MEANINGS}
 _FOLDERS = ("home", "cache")
@@ -105,6 +106,7 @@ class Settings:
     gcp_region: str | None = None
     gcp_service_account: str | None = None
     gcp_repository: str | None = None
+    gcp_endpoint: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod

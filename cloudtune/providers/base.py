@@ -109,7 +109,10 @@ class Inventory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A provider wired up: the request builder (pure), the job service and what else it can do."""
+    """A provider wired up: the request builder (pure), the job service and what else it can do.
+
+    ``settle_seconds``: how long a job that was created may stay invisible to ``find``; no launch is given up before.
+    """
 
     name: str
     build_request: Callable[[Plan, Staged, LaunchId], Request]
@@ -120,3 +123,4 @@ class Place:
     fence: Fence | None = None
     killer: Killer | None = None
     inventory: Inventory | None = None
+    settle_seconds: float = 0.0

@@ -82,10 +82,10 @@ def _settle(view: JobView, session: Session) -> str:
 def _ask(view: JobView, session: Session) -> str:
     place = session.place(view.provider)
     ref = place.jobs.find(view.id)
+    if ref is None and not _waited(view, session, place.settle_seconds if place.fence else WAIT_SECONDS):
+        return "waiting"
     if ref is None and place.fence is not None:
         ref = place.fence.fence(view.id)
-    elif ref is None and not _waited(view, session):
-        return "waiting"
     if ref is None:
         session.ledger.append(view.id, "abandoned", {"message": GIVEN_UP}, key="abandoned")
         return "abandoned"
@@ -93,9 +93,9 @@ def _ask(view: JobView, session: Session) -> str:
     return "confirmed"
 
 
-def _waited(view: JobView, session: Session) -> bool:
+def _waited(view: JobView, session: Session, seconds: float) -> bool:
     # The absolute value: a clock that was set back must not leave a launch open for ever.
-    return view.created is not None and abs((session.clock.now() - view.created).total_seconds()) >= WAIT_SECONDS
+    return seconds <= 0 or (view.created is not None and abs((session.clock.now() - view.created).total_seconds()) >= seconds)
 
 
 def _sweep(session: Session) -> None:

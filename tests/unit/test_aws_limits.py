@@ -6,8 +6,9 @@ import pytest
 
 from cloudtune.errors import RejectedError
 from cloudtune.providers.aws.instances import INSTANCE_TYPES
-from cloudtune.providers.aws.limits import REQUEST, Flag, Items, Members, Pairs, Word, require_valid, violations
+from cloudtune.providers.aws.limits import REQUEST, require_valid, violations
 from cloudtune.providers.aws.tables import SECONDARY, STATUSES
+from cloudtune.providers.checks import Flag, Items, Members, Pairs, Word
 from tests.unit.aws_builders import aws_plan, body_of
 
 BREAKS = {

@@ -20,10 +20,10 @@ from cloudtune.providers.base import Staged
 from cloudtune.providers.local.environment import trainer_environment
 from cloudtune.providers.local.folder import Sight, read_end
 from cloudtune.providers.local.processes import is_running, signal_group, signal_process
-from cloudtune.providers.local.progress import SPARK_POINTS, progress_of
 from cloudtune.providers.local.request import build_request
 from cloudtune.providers.local.supervisor import may_start, process_mark
 from cloudtune.providers.local.tables import LocalState, job_state, judge
+from cloudtune.providers.progress import SPARK_POINTS, progress_of
 from tests import builders
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from cloudtune.job import JobRef, JobState, Reading
 from cloudtune.providers.local.folder import PROVIDER, THIS_MACHINE, JobFolder, Sight, look, read_end
-from cloudtune.providers.local.progress import progress_of
 from cloudtune.providers.local.tables import LocalState, Verdict, job_state, judge
+from cloudtune.providers.progress import progress_of
 
 if TYPE_CHECKING:
     from cloudtune.job import Progress
