@@ -34,6 +34,12 @@ def test_each_platform_is_recognised_by_what_it_sets(tmp_path: Path):
     assert bucket_path("gs://bucket/a/b") == Path("/gcs/bucket/a/b")
 
 
+def test_buckets_lie_elsewhere_where_nobody_can_mount_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CLOUDTUNE_BUCKETS", str(tmp_path))
+    assert bucket_path("gs://bucket/a/b") == tmp_path / "bucket/a/b"
+    assert bucket_path("/gcs/plain") == Path("/gcs/plain")
+
+
 def test_vertex_machines_count_the_primary_first():
     found = cluster.find_cluster(Ground("vertex", Path("/opt/ml")), {"CLUSTER_SPEC": json.dumps(CLUSTER_SPEC)})
     assert found == cluster.Cluster(nodes=3, rank=2, master="cmle-master-0")

@@ -70,5 +70,9 @@ def _link_inputs(ground: Ground, source: Path) -> None:
 
 
 def bucket_path(uri: str) -> Path:
-    """``gs://bucket/folder`` → ``/gcs/bucket/folder``, where Vertex AI mounts every bucket that the job may see."""
-    return Path("/gcs") / uri.removeprefix("gs://") if uri.startswith("gs://") else Path(uri)
+    """``gs://bucket/folder`` → ``/gcs/bucket/folder``, where Vertex AI mounts every bucket that the job may see.
+
+    ``CLOUDTUNE_BUCKETS`` names another folder than /gcs: a rehearsal in plain processes has no root to mount it at.
+    """
+    mounted = os.environ.get("CLOUDTUNE_BUCKETS") or "/gcs"
+    return Path(mounted) / uri.removeprefix("gs://") if uri.startswith("gs://") else Path(uri)
