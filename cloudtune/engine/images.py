@@ -1,4 +1,4 @@
-"""Images: find one by its content-addressed name, or build it from a context in memory. Pushes nothing.
+"""Images: find one by its content-addressed name, or build it from a context in memory. Pushes nothing (push.py does).
 
 A build is streamed line by line; a failing step is reported with its number, its instruction and its last lines.
 """
