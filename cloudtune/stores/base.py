@@ -25,7 +25,7 @@ class Entry:
 
 
 class Store(Protocol):
-    """Files below one root. All methods raise StoreError."""
+    """Files below one root. All methods raise StoreError; a store behind a login also AuthError, and the two retryable errors."""
 
     def put(self, path: str, chunks: Iterable[bytes]) -> None: ...
     def list(self, prefix: str = "") -> Iterator[Entry]: ...

@@ -13,9 +13,25 @@ if TYPE_CHECKING:
     from cloudtune.stores.base import Store
 
 
-def open_store(uri: str) -> Store:
-    """The store at ``uri``. Raises UsageError for a scheme that this version does not know."""
+def open_store(uri: str, settings: object = None) -> Store:
+    """The store at ``uri``. ``settings``: where a store that needs a login finds its words; the environment holds without.
+
+    Raises UsageError for a scheme that this version does not know and for one whose library is not installed.
+    """
     address = urlsplit(uri)
     if address.scheme == "file":
         return FolderStore(Path(unquote(address.path)))
-    raise UsageError(f"this version cannot read {uri!r}", code="store-scheme", hint="only file:// is known")
+    if address.scheme == "s3":
+        return _s3(uri, settings)
+    raise UsageError(f"this version cannot read {uri!r}", code="store-scheme", hint="only file:// and s3:// are known")
+
+
+def _s3(uri: str, settings: object) -> Store:
+    from importlib.util import find_spec
+
+    if find_spec("boto3") is None:
+        raise UsageError("reading from S3 needs the Python package boto3", code="extra-missing", hint="run: pip install 'cloudtune[aws]'")
+    from cloudtune.stores.s3 import S3Store
+    from cloudtune.wire.aws import Login
+
+    return S3Store.at(uri, Login(getattr(settings, "aws_profile", None), getattr(settings, "aws_region", None)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from cloudtune.verbs.jobs import status
 from cloudtune.verbs.logs import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from cloudtune.session import Session
     from cloudtune.stores.base import Entry, Store
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 MANIFEST_LIMIT = 16 << 20
 """Largest manifest that is read, in bytes."""
 FILES_LIMIT = 100_000
+FETCHERS = 6
+"""Files that are fetched at once."""
 _LEFTOVER_LIMIT = 64 << 20
 _LEFTOVERS = (f"output/data/{METRICS_NAME}", f"output/{FAILURE_NAME}")
 
@@ -67,8 +70,9 @@ def collect(job: str, *, session: Session, to: Path | str | None = None, progres
         raise UsageError(f"{view.id} left nothing behind", code="nothing-to-collect", hint=view.message.partition("\n")[0])
     folder = Path(to) if to is not None else Path(view.output_dir or "runs") / view.id
     say = progress or (lambda _: None)
-    text = _manifest_text(open_store(view.outputs))
-    collected = _leftovers(view, folder, session) if text is None else _named(view, folder, text, say)
+    store = open_store(view.outputs, session.settings)
+    text = _manifest_text(store)
+    collected = _leftovers(view, folder, session) if text is None else _named(view, store, folder, text, say)
     _remember(collected, session)
     return collected
 
@@ -113,22 +117,38 @@ def _at_most(chunks: Iterator[bytes], limit: int) -> bytes:
     return text
 
 
-def _named(view: JobView, folder: Path, text: bytes, say: Callable[[str], None]) -> Collected:
+def _named(view: JobView, store: Store, folder: Path, text: bytes, say: Callable[[str], None]) -> Collected:
     """Everything that the manifest names, and the manifest last."""
     manifest = read_manifest(text, view.id)
-    store = open_store(view.outputs or "")
     wanted = [Wanted(artifact.path, artifact.bytes, artifact.sha256) for artifact in manifest.artifacts]
-    fetched = 0
     with opened_destination(folder) as destination:
         missing = [file for file in wanted if not destination.has(file)]
         _check_space(folder, sum(file.bytes for file in missing))
-        for file in missing:
-            say(f"fetching {file.path} ({gib(file.bytes)})")
-            destination.receive(file, lambda start, path=file.path: store.fetch(path, start))  # type: ignore[misc]
-            fetched += file.bytes
+        _receive_all(destination, store, missing, say)
         _put_manifest(destination, text)
     names = tuple(sorted([*(file.path for file in wanted), MANIFEST_NAME]))
-    return Collected(view.id, folder, names, fetched, manifest, manifest.outcome != "complete")
+    return Collected(view.id, folder, names, sum(file.bytes for file in missing), manifest, manifest.outcome != "complete")
+
+
+def _receive_all(destination: Destination, store: Store, files: Sequence[Wanted], say: Callable[[str], None]) -> None:
+    """Several files at once. The first fault ends it; what is under way then keeps its parts for the next try."""
+
+    def receive(alike: Sequence[Wanted]) -> None:
+        for file in alike:
+            say(f"fetching {file.path} ({gib(file.bytes)})")
+            destination.receive(file, lambda start, path=file.path: store.fetch(path, start))  # type: ignore[misc]
+
+    same: dict[str, list[Wanted]] = {}
+    for file in files:  # equal content has one part below .incoming: one after the other
+        same.setdefault(file.sha256, []).append(file)
+    with ThreadPoolExecutor(FETCHERS, thread_name_prefix="collect") as pool:
+        begun = [pool.submit(receive, alike) for alike in same.values()]
+        try:
+            for future in begun:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def _put_manifest(destination: Destination, text: bytes) -> None:
@@ -150,7 +170,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _leftovers(view: JobView, folder: Path, session: Session) -> Collected:
     """Log, metrics and reason of failure of a job without a manifest; its checkpoints are listed."""
-    store = open_store(view.remains) if view.remains else None
+    store = open_store(view.remains, session.settings) if view.remains else None
     files: dict[str, int] = {}
     with opened_destination(folder) as destination:
         for path in _LEFTOVERS:

@@ -13,7 +13,7 @@ FLOORS = {
     "recipe": 1, "job": 1, "manifest": 1, "models": 1, "offers": 1, "resources": 1,
     "memory": 2, "cost": 2,
     "planning": 3, "rendering": 3,
-    "providers": 4, "stores": 4, "sources": 4, "ledger": 4, "engine": 4,
+    "providers": 4, "stores": 4, "sources": 4, "ledger": 4, "engine": 4, "wire": 4,
     "settings": 5, "session": 5, "verbs": 5, "standins": 5,
     "show": 6, "cli": 7, "__init__": 8, "__main__": 8,
 }  # fmt: skip

@@ -1,0 +1,36 @@
+"""A moto server for the tests that speak to Amazon's small services through the real boto3."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def aws_server(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[str]:
+    """Its address; the environment has a login for it and nothing of the user's."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST")).read()  # noqa: S310 - our own server
+        yield address
+    finally:
+        server.stop()
