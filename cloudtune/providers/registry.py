@@ -49,7 +49,13 @@ PROVIDERS: dict[str, Entry] = {
         "would be sent; run with --provider local",
         "cloudtune.providers.aws.request",
     ),
-    "gcp": Entry("", "gcp", "`cloudtune plan --provider gcp` already shows machines and prices; run with --provider local"),
+    "gcp": Entry(
+        "",
+        "gcp",
+        "`cloudtune plan --provider gcp` already shows machines and prices, `cloudtune render --provider gcp --target request` what "
+        "would be sent; run with --provider local",
+        "cloudtune.providers.gcp.request",
+    ),
 }
 
 

@@ -70,6 +70,18 @@ def test_an_aws_request_needs_no_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads((tmp_path / "request.json").read_text())["body"]["TrainingJobName"] == "quickstart-launch-id"
 
 
+def test_a_gcp_request_needs_no_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body of a Vertex AI job on a machine without Google's libraries, made and checked by our own tables."""
+    for name, value in {"PROJECT": "my-project", "BUCKET": "my-bucket", "REGION": "us-central1"}.items():
+        monkeypatch.setenv(f"CLOUDTUNE_GCP_{name}", value)
+    loaded = loaded_by(["render", QUICKSTART, "--provider", "gcp", "--target", "request", "-o", "request.json"], tmp_path)
+    assert "cloudtune.providers.gcp.request" in loaded["all"]
+    assert sorted(set(HEAVY).intersection(loaded["roots"])) == []
+    assert loaded["doors"] == [], "it spoke to a network"
+    labels = json.loads((tmp_path / "request.json").read_text())["body"]["customJob"]["labels"]
+    assert labels["cloudtune_run"] == "quickstart-launch-id"
+
+
 def test_ps_and_help_load_neither_yaml_nor_pydantic(tmp_path: Path) -> None:
     for name in ("help", "ps"):
         roots = loaded_by(CASES[name], tmp_path)["roots"]

@@ -1,0 +1,1 @@
+"""Google Vertex AI (Agent Platform) custom training as a place. Importing this package imports nothing of Google's."""
