@@ -72,6 +72,18 @@ class World:
     def s3(self) -> Any:
         return self.client("s3")
 
+    def renew(self) -> None:
+        """No jobs, no faults, no settings of an earlier test; the usual program."""
+        sagemaker, ours = self.cloud.sagemaker, self.cloud.account
+        sagemaker.close()
+        sagemaker.records.clear()
+        sagemaker.accepted.clear()
+        for name, value in vars(account()).items():
+            setattr(ours, name, value)
+        self.cloud.faults.clear()
+        self.cloud.faults.calls.clear()
+        self.put_program()
+
     def put_program(self, text: str = COUNTS) -> str:
         """The job's code in the bucket; returns the channel's URI."""
         self.s3.put_object(Bucket=self.cloud.bucket, Key="code/run.py", Body=text.encode())

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cloudtune.standins.aws.record import Record
 
 
+_LONGEST = 28 * 86_400
+
+
 def _invalid(message: str) -> AwsError:
     return AwsError("ValidationException", message)
 
@@ -55,6 +58,11 @@ def _check_machines(resources: Mapping[str, Any]) -> None:
 
 def _check_times(stopping: Mapping[str, Any], *, spot: bool) -> None:
     wait, run = stopping.get("MaxWaitTimeInSeconds"), int(stopping.get("MaxRuntimeInSeconds") or 86_400)
+    if run > _LONGEST:  # in the service's prose, not in its description
+        raise _invalid(
+            f"1 validation error detected: Value '{run}' at 'stoppingCondition.maxRuntimeInSeconds' failed to satisfy constraint: "
+            f"Member must have value less than or equal to {_LONGEST}"
+        )
     if not spot and wait is not None:
         raise _invalid("Invalid MaxWaitTimeInSeconds. It is only supported when EnableManagedSpotTraining is set to true")
     if spot and (wait is None or wait < run):
