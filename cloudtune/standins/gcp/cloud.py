@@ -150,6 +150,7 @@ class GcpStandin:
         return {
             "STORAGE_EMULATOR_HOST": self.url,
             "GCE_METADATA_HOST": self.url.removeprefix("http://"),
+            "GCE_METADATA_IP": self.url.removeprefix("http://"),  # Google's login asks here whether it is on a machine in the cloud
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"{self.url}/",
         }
 

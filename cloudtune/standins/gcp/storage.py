@@ -12,7 +12,7 @@ from typing import Any
 
 from cloudtune.standins.gcp.answers import ApiError
 from cloudtune.standins.gcp.objects import Bucket, Conditions, ObjectStore, Stored
-from cloudtune.standins.gcp.scene import Scene
+from cloudtune.standins.gcp.scene import GRANTED, Scene
 from cloudtune.standins.gcp.wire import Answer, Call, Route, route
 
 _REASONS = {
@@ -104,7 +104,7 @@ class StorageApi:
 
     def test_permissions(self, call: Call) -> Answer:
         self.store.bucket(call.parts["bucket"])
-        granted = [one for one in call.lists.get("permissions", []) if one not in self.scene.denied]
+        granted = [one for one in call.lists.get("permissions", []) if one in GRANTED and one not in self.scene.denied]
         return Answer({"kind": "storage#testIamPermissionsResponse", "permissions": granted})
 
     def list_objects(self, call: Call) -> Answer:

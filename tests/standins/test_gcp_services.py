@@ -1,0 +1,193 @@
+"""The small services beside the jobs: logs, rights, quotas, secrets, metadata; and the stand-in as a program of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from cloudtune.standins.gcp.cloud import GcpStandin
+from cloudtune.standins.gcp.filters import parse_filter
+from tests.standins.gcp_jobs import job, parent, rest_client
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[GcpStandin]:
+    with GcpStandin.start(tmp_path / "gcp", mode="timed", speed=0) as running:
+        yield running
+
+
+def ask(cloud: GcpStandin, path: str, body: dict[str, Any] | None = None, status: int = 200, **headers: str) -> Any:
+    made = {name.replace("_", "-"): value for name, value in headers.items()}
+    url = f"{cloud.url}{path}"
+    answer = requests.get(url, headers=made, timeout=10) if body is None else requests.post(url, json=body, headers=made, timeout=10)
+    assert answer.status_code == status, answer.text
+    return answer.json() if "json" in answer.headers.get("Content-Type", "") else answer.text
+
+
+def read(cloud: GcpStandin, **more: Any) -> tuple[list[str], str]:
+    """Texts and next page token of one ``entries:list``."""
+    body = {"resourceNames": [f"projects/{cloud.scene.project}"], "orderBy": "timestamp asc", **more}
+    answer = ask(cloud, "/v2/entries:list", body)
+    return [one["jsonPayload"]["message"] for one in answer.get("entries", [])], answer.get("nextPageToken", "")
+
+
+def test_log_entries_are_filtered_ordered_and_paged(cloud: GcpStandin) -> None:
+    for number in range(7):
+        cloud.logs.add("17", "workerpool0-0", f"line {number}")
+        cloud.clock.advance(1)
+    cloud.logs.add("17", "workerpool1-0", "of a worker")
+    cloud.logs.add("18", "workerpool0-0", "of another job")
+    wanted = 'resource.type="ml_job" AND resource.labels.job_id="17"'
+    assert len(read(cloud, filter=wanted, pageSize=100)[0]) == 8
+    first, token = read(cloud, filter=f'{wanted} AND resource.labels.task_name="workerpool0-0"', pageSize=3)
+    assert first == ["line 0", "line 1", "line 2"]
+    second, _ = read(cloud, filter=f'{wanted} AND resource.labels.task_name="workerpool0-0"', pageSize=3, pageToken=token)
+    assert second == ["line 3", "line 4", "line 5"]
+    assert read(cloud, filter=wanted, orderBy="timestamp desc", pageSize=1)[0] == ["of a worker"]
+    since = cloud.logs.entries[5].at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert read(cloud, filter=f'{wanted} AND timestamp>="{since}"')[0] == ["line 5", "line 6", "of a worker"]
+    assert read(cloud, filter='textPayload:"line"')[0] == []
+
+
+def test_some_lines_show_late_but_in_their_place(cloud: GcpStandin) -> None:
+    cloud.scene.log_late = 40
+    for number in range(6):
+        cloud.logs.add("17", "workerpool0-0", f"line {number}")
+        cloud.clock.advance(1)
+    assert read(cloud)[0] == ["line 0", "line 1", "line 2", "line 3", "line 5"]
+    cloud.clock.advance(40)
+    assert read(cloud)[0] == [f"line {number}" for number in range(6)]
+
+
+def test_lines_of_one_instant_keep_their_order_over_pages(cloud: GcpStandin) -> None:
+    for number in range(10):
+        cloud.logs.add("17", "workerpool0-0", f"{number}")
+    texts, token = read(cloud, pageSize=4)
+    while token:
+        more, token = read(cloud, pageSize=4, pageToken=token)
+        texts += more
+    assert texts == [str(number) for number in range(10)]
+    assert len({entry.insert_id for entry in cloud.logs.entries}) == 10
+
+
+def test_logs_need_their_own_right(cloud: GcpStandin) -> None:
+    cloud.scene.denied.add("logging.logEntries.list")
+    refused = ask(cloud, "/v2/entries:list", {"resourceNames": [f"projects/{cloud.scene.project}"]}, 403)
+    assert refused["error"]["status"] == "PERMISSION_DENIED"
+
+
+def test_rights_are_tested_on_project_and_account(cloud: GcpStandin) -> None:
+    scene = cloud.scene
+    scene.denied.add("aiplatform.customJobs.cancel")
+    wanted = {"permissions": ["aiplatform.customJobs.create", "aiplatform.customJobs.cancel", "no.such.right"]}
+    for version in ("v1", "v3"):
+        found = ask(cloud, f"/{version}/projects/{scene.project}:testIamPermissions", wanted)
+        assert found == {"permissions": ["aiplatform.customJobs.create"]}
+    account = f"/v1/projects/-/serviceAccounts/{scene.service_account}".replace("/-/", f"/{scene.project}/")
+    act = {"permissions": ["iam.serviceAccounts.actAs"]}
+    assert ask(cloud, f"{account}:testIamPermissions", act) == act
+    scene.strangers.add(scene.service_account)
+    assert ask(cloud, f"{account}:testIamPermissions", act) == {}
+    nobody = f"/v1/projects/{scene.project}/serviceAccounts/nobody@x.iam.gserviceaccount.com"
+    assert "Unknown service account" in ask(cloud, nobody, status=404)["error"]["message"]
+    ask(cloud, "/v3/projects/another:testIamPermissions", wanted, 403)
+
+
+def test_quotas_are_listed_with_their_limits(cloud: GcpStandin) -> None:
+    cloud.scene.quotas |= {"custom_model_training_nvidia_l4_gpus": 2, "custom_model_training_preemptible_cpus": 1}
+    path = f"/v1/projects/{cloud.scene.project}/locations/global/services/aiplatform.googleapis.com/quotaInfos"
+    infos: dict[str, Any] = {}
+    token = ""
+    while True:
+        page = ask(cloud, f"{path}?pageSize=10&pageToken={token}")
+        infos |= {one["metric"]: one for one in page["quotaInfos"]}
+        token = page.get("nextPageToken", "")
+        if not token:
+            break
+    assert len(infos) == 28
+    l4 = infos["aiplatform.googleapis.com/custom_model_training_nvidia_l4_gpus"]
+    assert l4["dimensionsInfos"][0]["details"]["value"] == "2"
+    assert l4["dimensionsInfos"][0]["dimensions"] == {"region": "us-central1"}
+    assert infos["aiplatform.googleapis.com/custom_model_training_preemptible_cpus"]["dimensionsInfos"][0]["details"]["value"] == "1"
+
+
+def test_a_limit_that_is_shown_is_the_one_that_holds(cloud: GcpStandin) -> None:
+    from google.api_core.exceptions import TooManyRequests
+
+    cloud.scene.quotas["custom_model_training_nvidia_l4_gpus"] = 0
+    with pytest.raises(TooManyRequests, match="custom_model_training_nvidia_l4_gpus"):
+        rest_client(cloud).create_custom_job(parent=parent(cloud), custom_job=job())
+
+
+def test_secrets_and_metadata(cloud: GcpStandin) -> None:
+    scene = cloud.scene
+    scene.secrets["hf"] = "hf_value"
+    path = f"/v1/projects/{scene.project}/secrets/hf"
+    assert ask(cloud, f"{path}/versions/latest:access")["payload"]["data"] == "aGZfdmFsdWU="
+    assert "replication" in ask(cloud, path)
+    ask(cloud, f"/v1/projects/{scene.project}/secrets/none/versions/latest:access", status=404)
+    scene.denied.add("secretmanager.versions.access")
+    assert "secretmanager.versions.access" in ask(cloud, f"{path}/versions/latest:access", status=403)["error"]["message"]
+    token = ask(cloud, "/computeMetadata/v1/instance/service-accounts/default/token", Metadata_Flavor="Google")
+    assert token["token_type"] == "Bearer"
+    ask(cloud, "/computeMetadata/v1/instance/service-accounts/default/token", status=403)
+    assert ask(cloud, "/computeMetadata/v1/project/project-id", Metadata_Flavor="Google") == scene.project
+
+
+def test_google_s_own_login_finds_the_metadata_server(cloud: GcpStandin) -> None:
+    code = (
+        "import google.auth, google.auth.transport.requests as r\nc, p = google.auth.default()\nc.refresh(r.Request())\nprint(p, c.token)"
+    )
+    place = cloud.url.removeprefix("http://")
+    here = {"PATH": "/usr/bin:/bin", "HOME": str(cloud.folder), "GCE_METADATA_HOST": place, "GCE_METADATA_IP": place}
+    found = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True, timeout=60)
+    assert found.stdout.split() == [cloud.scene.project, "ya29.standin"], found.stderr
+
+
+def test_what_is_not_there_is_said(cloud: GcpStandin) -> None:
+    assert "The stand-in has no GET /v9/nothing" in ask(cloud, "/v9/nothing", status=404)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("", True),
+        ("a=1", True),
+        ("a=2", False),
+        ("NOT a=2", True),
+        ("-a=1", False),
+        ("a=1 b=2", True),
+        ("a=1 AND b=3 OR b=2", True),
+        ("a=2 AND (b=3 OR b=2)", False),
+        ("c:*", False),
+        ("b:*", True),
+        ('name:"supp*"', True),
+        ('name:"port"', True),
+        ('name="say \\"hi\\""', False),
+        ("c!=1", True),
+        ("b>=2 b<3", True),
+    ],
+)
+def test_filters(text: str, passes: bool) -> None:
+    values = {"a": "1", "b": "2", "name": "support-bot"}
+    assert parse_filter(text)(values.get) is passes
+
+
+def test_it_is_a_program_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cloudtune.standins.gcp", "--folder", str(tmp_path / "gcp"), "--mode", "timed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        environment = json.loads(program.stdout.readline())
+        url = f"{environment['STORAGE_EMULATOR_HOST']}/storage/v1/b/{environment['CLOUDTUNE_GCP_BUCKET']}"
+        assert requests.get(url, timeout=10).json()["location"] == "US-CENTRAL1"
+        assert environment["CLOUDTUNE_GCP_ENDPOINT"].startswith("http://127.0.0.1:")
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(20) == 0
