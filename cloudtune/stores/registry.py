@@ -23,7 +23,9 @@ def open_store(uri: str, settings: object = None) -> Store:
         return FolderStore(Path(unquote(address.path)))
     if address.scheme == "s3":
         return _s3(uri, settings)
-    raise UsageError(f"this version cannot read {uri!r}", code="store-scheme", hint="only file:// and s3:// are known")
+    if address.scheme == "gs":
+        return _gcs(uri)
+    raise UsageError(f"this version cannot read {uri!r}", code="store-scheme", hint="only file://, s3:// and gs:// are known")
 
 
 def _s3(uri: str, settings: object) -> Store:
@@ -35,3 +37,17 @@ def _s3(uri: str, settings: object) -> Store:
     from cloudtune.wire.aws import Login
 
     return S3Store.at(uri, Login(getattr(settings, "aws_profile", None), getattr(settings, "aws_region", None)))
+
+
+def _gcs(uri: str) -> Store:
+    from importlib.util import find_spec
+
+    if find_spec("google") is None or find_spec("google.cloud.storage") is None:
+        raise UsageError(
+            "reading from Cloud Storage needs the Python package google-cloud-storage",
+            code="extra-missing",
+            hint="run: pip install 'cloudtune[gcp]'",
+        )
+    from cloudtune.stores.gcs import GcsStore
+
+    return GcsStore.at(uri)
