@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +194,102 @@ def test_it_is_a_program_of_its_own(tmp_path: Path) -> None:
         assert environment["CLOUDTUNE_GCP_ENDPOINT"].startswith("http://127.0.0.1:")
         program.send_signal(signal.SIGTERM)
         assert program.wait(20) == 0
+
+
+def context(*names: str) -> bytes:
+    """A gzipped tar with these files."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name in names:
+            data = name.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def build(cloud: GcpStandin, data: bytes, **more: Any) -> dict[str, Any]:
+    """Asks for a build of this context; the operation."""
+    cloud.store.put_bytes(cloud.scene.bucket, "context.tgz", data)
+    image = f"{cloud.environment['CLOUDTUNE_GCP_REPOSITORY']}/trainer:cuda-1"
+    body = {
+        "source": {"storageSource": {"bucket": cloud.scene.bucket, "object": "context.tgz"}},
+        "steps": [{"name": "gcr.io/cloud-builders/docker", "args": ["build", "-t", image, "."]}],
+        "images": [image],
+        **more,
+    }
+    found: dict[str, Any] = ask(cloud, f"/v1/projects/{cloud.scene.project}/locations/us-central1/builds", body)
+    return found
+
+
+def test_a_build_ends_with_an_image_that_has_a_digest(cloud: GcpStandin) -> None:
+    project = cloud.scene.project
+    manifest = f"/v2/{project}/cloudtune/trainer/manifests/cuda-1"
+    tag = f"/v1/projects/{project}/locations/us-central1/repositories/cloudtune/packages/trainer/tags/cuda-1"
+    ask(cloud, manifest, status=404)
+    ask(cloud, tag, status=404)
+    operation = build(cloud, context("Dockerfile", "trainer/train.py"))
+    assert operation["metadata"]["build"]["status"] == "QUEUED"
+    cloud.clock.advance(30)
+    assert ask(cloud, f"/v1/{operation['name']}")["metadata"]["build"]["status"] == "WORKING"
+    cloud.clock.advance(70)
+    done = ask(cloud, f"/v1/{operation['name']}")
+    digest = done["response"]["results"]["images"][0]["digest"]
+    assert done["done"]
+    assert digest.startswith("sha256:")
+    assert requests.head(f"{cloud.url}{manifest}", timeout=10).headers["Docker-Content-Digest"] == digest
+    assert ask(cloud, tag)["version"].endswith(digest)
+    image = f"/v1/projects/{project}/locations/us-central1/repositories/cloudtune/dockerImages/trainer@{digest}"
+    assert ask(cloud, image)["tags"] == ["cuda-1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "status", "text"),
+    [
+        (context("README.md"), {}, "FAILURE", "Dockerfile"),
+        (b"no archive", {}, "FAILURE", "not a gzipped tar"),
+        (context("Dockerfile"), {"timeout": "60s"}, "TIMEOUT", "timeout"),
+        (
+            context("Dockerfile"),
+            {"source": {"storageSource": {"bucket": "cloudtune-standin-bucket", "object": "none"}}},
+            "FAILURE",
+            "No such object",
+        ),
+    ],
+)
+def test_builds_can_fail(cloud: GcpStandin, data: bytes, more: dict[str, Any], status: str, text: str) -> None:
+    operation = build(cloud, data, **more)
+    cloud.clock.advance(200)
+    ended = ask(cloud, f"/v1/{operation['name']}")
+    assert ended["metadata"]["build"]["status"] == status
+    assert text in ended["error"]["message"]
+
+
+def test_an_image_is_pushed_layer_by_layer(cloud: GcpStandin) -> None:
+    base = f"http://{cloud.repository.replace('/', '/v2/', 1)}/trainer"
+    layer, config = b"layer" * 1000, b"{}"
+    digests = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in (layer, config)]
+    for data, digest in zip((layer, config), digests, strict=True):
+        assert requests.head(f"{base}/blobs/{digest}", timeout=10).status_code == 404
+        place = requests.post(f"{base}/blobs/uploads/", timeout=10).headers["Location"]
+        assert requests.patch(f"{cloud.url}{place}", data=data[:7], timeout=10).status_code == 202
+        wrong = requests.post(f"{base}/blobs/uploads/", timeout=10).headers["Location"]
+        assert requests.put(f"{cloud.url}{wrong}", params={"digest": digest}, data=b"else", timeout=10).status_code == 400
+        assert requests.put(f"{cloud.url}{place}", params={"digest": digest}, data=data[7:], timeout=10).status_code == 201
+    body = {"schemaVersion": 2, "config": {"digest": digests[1]}, "layers": [{"digest": digests[0]}]}
+    missing = {**body, "layers": [{"digest": "sha256:" + "1" * 64}]}
+    assert requests.put(f"{base}/manifests/one", json=missing, timeout=10).json()["errors"][0]["code"] == "MANIFEST_BLOB_UNKNOWN"
+    answer = requests.put(f"{base}/manifests/one", json=body, timeout=10)
+    assert requests.get(f"{base}/manifests/one", timeout=10).headers["Docker-Content-Digest"] == answer.headers["Docker-Content-Digest"]
+    assert requests.get(f"{base}/blobs/{digests[0]}", timeout=10).content == layer
+    elsewhere = base.replace("/cloudtune/", "/nowhere/")
+    assert requests.post(f"{elsewhere}/blobs/uploads/", timeout=10).json()["errors"][0]["code"] == "NAME_UNKNOWN"
+
+
+def test_a_repository_is_made_once(cloud: GcpStandin) -> None:
+    place = f"/v1/projects/{cloud.scene.project}/locations/us-central1/repositories"
+    assert ask(cloud, f"{place}/cloudtune")["format"] == "DOCKER"
+    ask(cloud, f"{place}/other", status=404)
+    assert ask(cloud, f"{place}?repositoryId=other", {"format": "DOCKER"})["done"]
+    assert ask(cloud, f"{place}/other")["name"].endswith("/repositories/other")
+    ask(cloud, f"{place}?repositoryId=other", {"format": "DOCKER"}, 409)

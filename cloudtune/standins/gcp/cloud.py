@@ -17,6 +17,7 @@ from typing import Literal
 
 from cloudtune.standins.clock import StandinClock
 from cloudtune.standins.faults import FaultPlan
+from cloudtune.standins.gcp.builds import Builds
 from cloudtune.standins.gcp.crew import Attempt, MakeCrew, TimedCrew, replicas_of
 from cloudtune.standins.gcp.hosts import Stage, make_host_crew
 from cloudtune.standins.gcp.jobservice import JobBook
@@ -24,6 +25,7 @@ from cloudtune.standins.gcp.lifecycle import Job, Life
 from cloudtune.standins.gcp.logbook import SERVICE_TASK, LogBook
 from cloudtune.standins.gcp.objects import ObjectStore
 from cloudtune.standins.gcp.platform import Platform
+from cloudtune.standins.gcp.registry import Registry
 from cloudtune.standins.gcp.rest import job_routes
 from cloudtune.standins.gcp.rpc import RpcServer
 from cloudtune.standins.gcp.scene import Scene
@@ -46,6 +48,7 @@ class GcpStandin:
         self.logs = LogBook(scene, clock.now)
         self.store = ObjectStore(folder / "objects", clock.now)
         self.store.make_bucket(scene.bucket, scene.region, {})
+        self.registry = Registry(scene, folder / "registry")
         self._http = WireServer([], self.faults, port)
         self.book = JobBook(scene, clock.now, Life(scene, self._crews(runner), self._say))
         self._http.routes += [
@@ -53,6 +56,8 @@ class GcpStandin:
             *job_routes(self.book),
             *self.logs.routes(),
             *Platform(scene).routes(),
+            *self.registry.routes(),
+            *Builds(scene, self.store, self.registry, clock.now).routes(),
         ]
         self._rpc = RpcServer(self.book, self.faults)
         self._over = threading.Event()
@@ -110,6 +115,11 @@ class GcpStandin:
             "STORAGE_EMULATOR_HOST": self.url,
             "GOOGLE_CLOUD_PROJECT": scene.project,
         }
+
+    @property
+    def repository(self) -> str:
+        """The project's repository at an address that an engine on this machine can push to."""
+        return f"{self.url.removeprefix('http://')}/{self.scene.project}/{self.scene.repository}"
 
     def jobs(self, launch_id: str | None = None) -> list[Job]:
         """The jobs that were accepted, oldest first; with a launch id only those that bear it in a label."""

@@ -22,7 +22,7 @@ _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE = re.compile(
-    r"[a-z0-9.-]+\.pkg\.dev/\S+|([a-z]+\.)?gcr\.io/\S+|docker\.io/\S+|[a-z0-9][a-z0-9._/-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
+    r"[a-z0-9.-]+\.pkg\.dev/\S+|([a-z]+\.)?gcr\.io/\S+|docker\.io/\S+|(127\.0\.0\.1:\d+/)?[a-z0-9][a-z0-9._/-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
 )
 _NETWORK = re.compile(r"projects/\d+/global/networks/[a-z0-9-]+")
 _KMS = re.compile(r"projects/[^/]+/locations/([^/]+)/keyRings/[^/]+/cryptoKeys/[^/]+")

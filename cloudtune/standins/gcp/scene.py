@@ -14,6 +14,7 @@ GRANTED = (
     "aiplatform.customJobs.list",
     "aiplatform.customJobs.cancel",
     "aiplatform.customJobs.delete",
+    "artifactregistry.repositories.create",
     "artifactregistry.repositories.get",
     "artifactregistry.repositories.downloadArtifacts",
     "artifactregistry.repositories.uploadArtifacts",
@@ -51,6 +52,7 @@ class Pace:
     retry: float = 10.0
     reject_stock: float = 15.0  # each of the four tries when the region has no such machine
     grace: float = 30.0
+    build: float = 90.0  # of an image in the cloud
     timed_run: float = 120.0  # how long a job "runs" in the mode in which nothing runs
 
 
