@@ -83,6 +83,9 @@ class Account:
         default = self.warm_pool_quota if name.endswith(KINDS[2]) else self.quota
         return self.quotas.get(name, default)
 
+    def warm_quota(self, instance: str) -> int:
+        return self.quota_of(f"{instance} for {KINDS[2]}")
+
     def quota_names(self) -> Iterator[str]:
         for kind in KINDS:
             for instance in sorted(INSTANCE_TYPES):

@@ -233,9 +233,6 @@ class Life:
             record.end_attempt(now)
             record.training_ended = now
             record.failure_reason = reason
-            keep = int(record.resources.get("KeepAlivePeriodInSeconds") or 0)
-            if keep and self.world.account.quota_of(f"{record.selected} for training warm pool usage") >= record.hosts:
-                record.keep_alive = keep
-        record.warm_from(now)
+            record.keep_warm(now, self.world.account.warm_quota(record.selected))
         words = reason or {"Completed": "Training job completed", "Stopped": "Training job stopped"}.get(secondary, "Training job stopped")
         record.move(secondary, words, now, status=status)

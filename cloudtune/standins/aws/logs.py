@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ GROUP: Final = "/aws/sagemaker/TrainingJobs"
 _BATCH_SECONDS: Final = 0.2
 _MOST_LINES: Final = 1_000
 _LONGEST: Final = 200_000
+_MOST_AHEAD: Final = 7_000.0
 
 
 class LogWriter:
@@ -34,7 +36,9 @@ class LogWriter:
 
     def line(self, host: str, text: str) -> None:
         """One line of one machine, now."""
-        self._lines.put((host, int(self._clock.now().timestamp() * 1000), text))
+        # The service, and moto, refuse what is more than two hours ahead of the true time, as a clock that was advanced is.
+        at = min(self._clock.now().timestamp(), time.time() + _MOST_AHEAD)
+        self._lines.put((host, int(at * 1000), text))
 
     def close(self) -> None:
         self._lines.put(None)

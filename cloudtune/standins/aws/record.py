@@ -49,7 +49,6 @@ class Record:
     asked: Asked = field(default_factory=Asked)
     warm_until: datetime | None = None
     reused_by: str = ""
-    keep_alive: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -104,9 +103,10 @@ class Record:
             self.training_seconds = self.ran(now)
             self.attempt_began = None
 
-    def warm_from(self, now: datetime) -> None:
-        """Keep the machines for ``keep_alive`` seconds from now."""
-        self.warm_until = now + timedelta(seconds=self.keep_alive) if self.keep_alive else None
+    def keep_warm(self, now: datetime, quota: int) -> None:
+        """Keep the machines from now on, when that was asked for and ``quota`` machines are allowed."""
+        keep = int(self.resources.get("KeepAlivePeriodInSeconds") or 0)
+        self.warm_until = now + timedelta(seconds=keep) if keep and quota >= self.hosts else None
 
     def summary(self, now: datetime) -> dict[str, Any]:
         """As ListTrainingJobs shows it."""

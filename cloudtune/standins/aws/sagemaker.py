@@ -211,6 +211,7 @@ class SageMaker:
         with record.lock:
             record.end_attempt(now)
             record.training_ended, record.failure_reason = now, reason
+            record.keep_warm(now, self.account.warm_quota(record.selected))
             output = record.request["OutputDataConfig"]
             record.artifacts = f"{output['S3OutputPath'].rstrip('/')}/{name}/output/model/"
             record.move(status, reason or f"Training job {status.lower()}", now, status=status)
