@@ -9,12 +9,13 @@ Rules that it follows:
 * expandable segments: one address range per pool, mapped in pages of 2 or 20 MiB at its end, always split;
 * with a capacity: when a new segment does not fit, all wholly free segments are returned, then it is tried once more.
 
-Inside, sizes and addresses are counted in units of 512 bytes.
+Inside, sizes and addresses are counted in units of 512 bytes. A replay is most of an estimate's time, so ``alloc`` and
+``free`` are written out in one piece each: no helper is called where nothing has to grow.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from cloudtune.memory.tape import Tape
@@ -27,48 +28,54 @@ SMALL_SEGMENT = 2 * MIB_UNITS
 LARGE_SEGMENT = 20 * MIB_UNITS
 LARGE_REQUEST = 10 * MIB_UNITS
 LARGE_ROUND = 2 * MIB_UNITS
-FAR = 1 << 36  # address ranges of segments never touch
-SIZE = 1 << 60  # a free block's key is size · SIZE + address: sorts by size, then address
+FAR = 1 << 30  # of an expandable pool's range: more than any device has
+SHIFT = 36  # a free block's key is its size, then its address, in one number
 
 
 class Block:
-    """A piece of a segment; ``before`` and ``after`` are its neighbours in it. ``key`` is set while it is free."""
+    """A piece of a segment; ``before`` and ``after`` are its neighbours in it. ``key`` is its place among the free blocks."""
 
-    __slots__ = ("address", "after", "before", "free", "pool", "size")
+    __slots__ = ("address", "after", "before", "free", "key", "pool", "size")
 
     def __init__(self, address: int, size: int, pool: Pool) -> None:
         self.address = address
         self.size = size
         self.pool = pool
         self.free = True
+        self.key = 0
         self.before: Block | None = None
         self.after: Block | None = None
 
 
 class Pool:
-    """Free blocks by size then address; ``tail`` is the last block of an expandable segment."""
+    """Free blocks by size then address: ``keys`` and the ``blocks`` they belong to, in the same order.
 
-    __slots__ = ("blocks", "keys", "least_rest", "page", "small", "tail")
+    ``tail`` is the last block of an expandable segment; ``spare`` are objects of merged blocks, to be used again.
+    """
+
+    __slots__ = ("blocks", "keys", "least_rest", "page", "small", "spare", "tail")
 
     def __init__(self, *, small: bool, expandable: bool) -> None:
         self.small = small
         self.keys: list[int] = []
-        self.blocks: dict[int, Block] = {}
+        self.blocks: list[Block] = []
+        self.spare: list[Block] = []
         self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.least_rest = 1 if small or expandable else SMALL_REQUEST + 1
         self.tail: Block | None = None
 
     def put(self, block: Block) -> None:
         """A block becomes free."""
-        key = block.size * SIZE + block.address
-        insort(self.keys, key)
-        self.blocks[key] = block
+        block.key = key = block.size << SHIFT | block.address
+        index = bisect_left(self.keys, key)
+        self.keys.insert(index, key)
+        self.blocks.insert(index, block)
 
     def take(self, block: Block) -> None:
         """A free block is used, merged or returned."""
-        key = block.size * SIZE + block.address
-        del self.keys[bisect_left(self.keys, key)]
-        del self.blocks[key]
+        index = bisect_left(self.keys, block.key)
+        del self.keys[index]
+        del self.blocks[index]
 
 
 class OutOfMemory(Exception):
@@ -92,78 +99,97 @@ class Allocator:
         """A block for ``request`` bytes. Raises OutOfMemory."""
         size = (request + UNIT - 1) // UNIT
         pool = self.small if size <= SMALL_REQUEST else self.large
-        keys = pool.keys
-        index = bisect_left(keys, size * SIZE)
-        if index < len(keys):
-            block = pool.blocks[keys[index]]
-            if block is pool.tail and index + 1 < len(keys):
-                # the block at the growing end counts as endless: any other block that fits goes first
-                index += 1
-                block = pool.blocks[keys[index]]
-            del pool.blocks[keys[index]]
-            del keys[index]
-        else:
-            block = self._grow(pool, size)
+        keys, blocks = pool.keys, pool.blocks
+        index = bisect_left(keys, size << SHIFT)
+        if index == len(keys):
+            self._grow(pool, size)  # its new block is the only one that is large enough
+            index = bisect_left(keys, size << SHIFT)
+        elif blocks[index] is pool.tail and index + 1 < len(keys):
+            index += 1  # the block at the growing end counts as endless: any other block that fits goes first
+        block = blocks[index]
         rest = block.size - size
         if rest >= pool.least_rest:
-            self._split(pool, block, size, rest)
+            self._split(pool, index, size, rest)
+        else:
+            del keys[index], blocks[index]
         block.free = False
         self.allocated += block.size
-        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        if self.allocated > self.peak_allocated:
+            self.peak_allocated = self.allocated
         return block
 
-    def _split(self, pool: Pool, block: Block, size: int, rest: int) -> None:
+    @staticmethod
+    def _split(pool: Pool, index: int, size: int, rest: int) -> None:
+        """The free block at ``index`` keeps ``size`` units and is no longer free; what follows them is."""
+        keys, blocks = pool.keys, pool.blocks
+        block = blocks[index]
         address = block.address + size
-        other = Block(address, rest, pool)
-        after = block.after
-        other.before, other.after = block, after
+        other = pool.spare.pop() if pool.spare else Block(0, 0, pool)
+        other.address, other.size, other.free = address, rest, True
+        other.before = block
+        other.after = after = block.after
         if after is not None:
             after.before = other
         block.after = other
         block.size = size
         if pool.tail is block:
             pool.tail = other
-        key = rest * SIZE + address
-        insort(pool.keys, key)
-        pool.blocks[key] = other
+        other.key = key = rest << SHIFT | address
+        place = bisect_left(keys, key, 0, index)
+        if place == index:
+            keys[index], blocks[index] = key, other
+        else:
+            del keys[index], blocks[index]
+            keys.insert(place, key)
+            blocks.insert(place, other)
 
     def free(self, block: Block) -> None:
         """Give a block back and merge it with free neighbours."""
         pool = block.pool
+        keys, blocks = pool.keys, pool.blocks
         self.allocated -= block.size
         before, after = block.before, block.after
+        if after is not None and after.free:
+            index = bisect_left(keys, after.key)
+            del keys[index], blocks[index]
+            block.size += after.size
+            block.after = beyond = after.after
+            if beyond is not None:
+                beyond.before = block
+            if pool.tail is after:
+                pool.tail = block
+            pool.spare.append(after)
         if before is not None and before.free:
-            pool.take(before)
+            index = bisect_left(keys, before.key)
+            del keys[index], blocks[index]
             before.size += block.size
-            before.after = after
+            before.after = after = block.after
             if after is not None:
                 after.before = before
             if pool.tail is block:
                 pool.tail = before
+            pool.spare.append(block)
             block = before
-        if after is not None and after.free:
-            pool.take(after)
-            block.size += after.size
-            block.after = after.after
-            if after.after is not None:
-                after.after.before = block
-            if pool.tail is after:
-                pool.tail = block
         block.free = True
-        key = block.size * SIZE + block.address
-        insort(pool.keys, key)
-        pool.blocks[key] = block
+        block.key = key = block.size << SHIFT | block.address
+        index = bisect_left(keys, key)
+        keys.insert(index, key)
+        blocks.insert(index, block)
 
-    def _grow(self, pool: Pool, size: int) -> Block:
+    def _grow(self, pool: Pool, size: int) -> None:
+        """Reserve more, so that a free block of at least ``size`` is there. Raises OutOfMemory."""
         if self.expandable:
-            return self._expand(pool, size)
+            pool.put(self._expand(pool, size))
+            return
         segment = SMALL_SEGMENT if pool.small else LARGE_SEGMENT if size < LARGE_REQUEST else -(-size // LARGE_ROUND) * LARGE_ROUND
         self._reserve(segment)
-        return Block(self._address(), segment, pool)
+        pool.put(Block(self._address(segment), segment, pool))
 
-    def _address(self) -> int:
-        self.next_address += FAR
-        return self.next_address
+    def _address(self, size: int) -> int:
+        """Where the next segment begins; segments follow each other."""
+        address = self.next_address
+        self.next_address += size
+        return address
 
     def _reserve(self, size: int) -> None:
         if self.reserved + size > self.capacity:
@@ -190,7 +216,7 @@ class Allocator:
         if have:  # the whole free end was returned
             self._reserve(-(-size // pool.page) * pool.page - pages)
             pages = -(-size // pool.page) * pool.page
-        block = Block(tail.address + tail.size if tail is not None else self._address(), pages, pool)
+        block = Block(tail.address + tail.size if tail is not None else self._address(FAR), pages, pool)
         block.before = tail
         if tail is not None:
             tail.after = block
@@ -203,7 +229,7 @@ class Allocator:
             if self.expandable:
                 self._trim(pool)
                 continue
-            for block in [pool.blocks[key] for key in pool.keys]:
+            for block in list(pool.blocks):
                 if block.before is None and block.after is None:
                     pool.take(block)
                     self.reserved -= block.size

@@ -1,4 +1,7 @@
-"""An estimate in words and as a curve: where the peak is, which tensors make it, what would lower it. Pure values, no layout."""
+"""An estimate in words: where the peak is, which tensors make it, what would lower it and what has done so. Pure.
+
+Every saving is the difference of two replays, never a formula.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from dataclasses import dataclass, replace
 
 from cloudtune.memory.device import Device
+from cloudtune.memory.loss import KIND
 from cloudtune.memory.program import Job
 from cloudtune.memory.reckon import Reckoned, job_of, live_at, reckon
 from cloudtune.models.shape import ModelShape
@@ -13,6 +17,9 @@ from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import gib
 
+FUSED = "training.fused_loss: true"
+MOST_SHARES = 5
+MOST_SAVINGS = 4
 LAYER = re.compile(r"\.\d+\.")
 PHASES = {
     "load": "loading",
@@ -31,15 +38,6 @@ class Share:
     name: str
     count: int
     bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Live bytes after an event, and the phase it belongs to."""
-
-    position: int
-    bytes: int
-    phase: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,37 +64,12 @@ def _shares(reckoned: Reckoned) -> tuple[Share, ...]:
     return tuple(sorted(shares, key=lambda share: (-share.bytes, share.name)))
 
 
-def timeline(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device, *, points: int = 400) -> tuple[Point, ...]:
-    """Live memory over the run for plotting: at most ``points`` values, each the highest of its stretch of events."""
-    reckoned = reckon(job_of(recipe, shape, layout, device))
-    tape = reckoned.tape
-    end = tape.end if tape.end >= 0 else len(tape.events)
-    stretch = max(1, -(-end // points))
-    sizes: list[int] = []
-    live = highest = at = 0
-    found: list[Point] = []
-    marks = [*tape.marks, (end + 1, "")]
-    phase = 0
-    for position in range(end):
-        event = tape.events[position]
-        if event > 0:
-            sizes.append(event)
-            live += event
-        else:
-            live -= sizes[~event]
-        if live >= highest:
-            highest, at = live, position
-        if (position + 1) % stretch == 0 or position == end - 1:
-            while marks[phase + 1][0] <= at:
-                phase += 1
-            found.append(Point(at, highest, marks[phase][1]))
-            highest = 0
-    return tuple(found)
-
-
 def savings(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> tuple[Saving, ...]:
     """What single changes would save, largest first; only those that save something."""
-    job = job_of(recipe, shape, layout, device)
+    return _savings(job_of(recipe, shape, layout, device))
+
+
+def _savings(job: Job) -> tuple[Saving, ...]:
     now = reckon(job).result.peak_reserved
     found = [Saving(words, now - reckon(other).result.peak_reserved) for words, other in _changes(job)]
     return tuple(sorted((saving for saving in found if saving.bytes > 0), key=lambda saving: -saving.bytes))
@@ -106,10 +79,10 @@ def _changes(job: Job) -> list[tuple[str, Job]]:
     behaviour = job.behaviour
     changes = []
     if behaviour.loss == "full" and job.task == "causal_lm":
-        changes.append(("training.fused_loss: true", replace(job, behaviour=replace(behaviour, loss="chunked"))))
+        changes.append((FUSED, replace(job, behaviour=replace(behaviour, loss="chunked"))))
     if not behaviour.checkpointing:
         changes.append(("training.gradient_checkpointing: true", replace(job, behaviour=replace(behaviour, checkpointing=True))))
-    if behaviour.optimizer == "adamw":
+    if behaviour.optimizer == "adamw" and job.shards == 1:  # bitsandbytes' optimizers take no shards
         eight = replace(behaviour, optimizer="adamw_8bit")
         changes.append(("training.optimizer: adamw_8bit", replace(job, behaviour=eight)))
     if job.batch > 1:
@@ -119,18 +92,49 @@ def _changes(job: Job) -> list[tuple[str, Job]]:
     return changes
 
 
+def _saved(job: Job) -> list[str]:
+    """What choices that were made keep away, each from a replay without it."""
+    behaviour, now, said = job.behaviour, reckon(job).result.peak_reserved, []
+    if behaviour.loss == "chunked":
+        without = reckon(replace(job, behaviour=replace(behaviour, loss="full")))
+        if (saved := without.result.peak_reserved - now) > 0:
+            said.append(f"the fused loss saves {gib(saved)}: the full one would hold {_logits(job, without)}")
+    if behaviour.checkpointing:
+        without = reckon(replace(job, behaviour=replace(behaviour, checkpointing=False)))
+        if (saved := without.result.peak_reserved - now) > 0:
+            said.append(f"gradient checkpointing saves {gib(saved)}")
+    return said
+
+
+def _logits(job: Job, reckoned: Reckoned) -> str:
+    """The loss in numbers; 0 bytes where it holds nothing at the peak."""
+    held, tokens, words = dict(reckoned.parts).get(KIND, 0), job.batch * job.length, job.shape.vocab_size
+    return f"{held / (tokens * words):.0f} bytes x {tokens:,} tokens x {words:,} vocabulary = {gib(held)}"
+
+
+def _place(job: Job, reckoned: Reckoned) -> str:
+    """Where the peak is: the phase, but the loss where what was allocated last belongs to it."""
+    tape, position = reckoned.tape, reckoned.result.peak_position
+    newest = sum(1 for event in tape.events[: position + 1] if event > 0) - 1
+    live = gib(reckoned.result.peak_allocated)
+    if tape.kinds[newest] == KIND and job.behaviour.loss == "full" and job.task == "causal_lm":
+        return f"the peak of {live} live memory is in the loss: {_logits(job, reckoned)}"
+    return f"the peak of {live} live memory is in {PHASES.get(reckoned.phase, reckoned.phase)}"
+
+
 def explain(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> tuple[str, ...]:
-    """The peak in sentences: where it is, what fills it, what would lower it."""
+    """The peak in sentences: where it is, what fills it, what would lower it, what has lowered it."""
     job = job_of(recipe, shape, layout, device)
     reckoned = reckon(job)
-    words = [f"the peak of {gib(reckoned.result.peak_allocated)} live memory is in {PHASES.get(reckoned.phase, reckoned.phase)}"]
-    logits = dict(reckoned.parts).get("logits and loss", 0)
-    tokens = job.batch * job.length
-    if logits > reckoned.result.peak_allocated // 20 and job.behaviour.loss == "full":
-        each = logits / (tokens * shape.vocab_size)
-        words.append(f"the loss holds {each:.0f} bytes x {tokens:,} tokens x {shape.vocab_size:,} words = {gib(logits)}")
-    for share in _shares(reckoned)[:4]:
+    found = _savings(job)
+    first = _place(job, reckoned)
+    fused = next((saving for saving in found if saving.what == FUSED), None)
+    if fused is not None and "in the loss" in first:
+        first += f"; {FUSED} saves {gib(fused.bytes)}"
+        found = tuple(saving for saving in found if saving is not fused)
+    words = [first]
+    for share in _shares(reckoned)[:MOST_SHARES]:
         many = f"{share.count:,} x " if share.count > 1 else ""
         words.append(f"{gib(share.bytes)} in {many}{share.name} ({share.kind})")
-    words.extend(f"{saving.what} saves {gib(saving.bytes)}" for saving in savings(recipe, shape, layout, device)[:3])
-    return tuple(words)
+    words.extend(f"{saving.what} would save {gib(saving.bytes)}" for saving in found[:MOST_SAVINGS])
+    return (*words, *_saved(job))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 from cloudtune.memory.allocator import Replay, replay
 from cloudtune.memory.device import Device
@@ -26,6 +27,7 @@ from cloudtune.models.shape import ModelShape
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod, Recipe
 
+KEPT = 64  # tapes, of one or two MiB each
 ORDER = (
     "weights",
     "adapters",
@@ -69,8 +71,7 @@ def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: D
         parts.append(MemoryPart(name="NCCL", bytes=talk))
     peak = result.peak_reserved + context
     proof = evidence_for(recipe, shape, layout, device)
-    least = LEAST_BYTES_CPU if device.kind == "cpu" else LEAST_BYTES
-    bar = max(proof.bar, least / peak)
+    bar = max(proof.bar, _least_margin(device) / peak)
     return Estimate(
         peak_bytes=peak,
         allocated_bytes=result.peak_allocated,
@@ -83,6 +84,20 @@ def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: D
         peak_phase=reckoned.phase,
         evidence=proof.words,
     )
+
+
+def at_least_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> int:
+    """A floor of ``estimate_memory(...).high_bytes`` for a third of its time: live memory, context and margin, no allocator.
+
+    Raises UsageError for architectures that have no template.
+    """
+    talk = communication_bytes(layout.data_parallel) if device.kind == "cuda" else 0
+    peak = live_peak(job_of(recipe, shape, layout, device)) + device.context_bytes + talk
+    return peak + max(_least_margin(device), math.floor(peak * evidence_for(recipe, shape, layout, device).bar))
+
+
+def _least_margin(device: Device) -> int:
+    return LEAST_BYTES_CPU if device.kind == "cpu" else LEAST_BYTES
 
 
 def by_method(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> tuple[tuple[str, Estimate], ...]:
@@ -111,7 +126,7 @@ def job_of(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) ->
         length=recipe.data.max_length,
         capability=kernel_class(device.compute_capability),
         shards=layout.data_parallel if layout.sharding == "fsdp" else 1,
-        replicas=layout.data_parallel if layout.sharding == "ddp" else 1,
+        replicas=2 if layout.sharding == "ddp" else 1,  # how many there are changes no size
         offload=layout.cpu_offload,
         task="masked_lm" if recipe.task == "masked_lm" else "causal_lm",
     )
@@ -135,11 +150,27 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-@lru_cache(maxsize=256)
-def reckon(job: Job) -> Reckoned:
-    """Tape, replay and the make-up of the peak. Kept for the last 256 jobs."""
+@lru_cache(maxsize=KEPT)
+def tape_for(job: Job) -> Tape:
+    """The tape of a job, kept for the last jobs."""
     with _without_collector():
-        tape = tape_of(job)
+        return tape_of(job)
+
+
+@lru_cache(maxsize=1024)
+def live_peak(job: Job) -> int:
+    """The most that is live at once, each tensor rounded up to 512 bytes: what an expandable allocator's ``allocated`` shows."""
+    tape = tape_for(job)
+    events = tape.events[: tape.end] if tape.end >= 0 else tape.events
+    sizes = [(event + 511) & -512 for event in events if event > 0]
+    return max(accumulate([(event + 511) & -512 if event > 0 else -sizes[~event] for event in events]), default=0)
+
+
+@lru_cache(maxsize=KEPT)
+def reckon(job: Job) -> Reckoned:
+    """Tape, replay and the make-up of the peak, kept for the last jobs."""
+    tape = tape_for(job)
+    with _without_collector():
         result = replay(tape, expandable=job.behaviour.allocator == "expandable")
     live = live_at(tape, result.peak_position)
     sums: dict[str, int] = {}

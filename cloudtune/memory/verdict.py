@@ -76,33 +76,58 @@ def _replays(job: Job, capacity: int) -> bool:
 
 
 def longest_sequence(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device, *, most: int = 1 << 20) -> int:
-    """The largest max_length that fits, in tokens; 0 when not even one token does. Exact: one more does not fit."""
+    """The largest max_length that fits, in tokens; 0 when not even one token does. Exact: one more does not fit.
 
-    def possible(length: int) -> bool:
+    Never above the positions that the model has, nor above ``most``.
+    """
+
+    def possible(length: int) -> Verdict:
         data = recipe.data.model_copy(update={"max_length": length})
-        return fits(recipe.model_copy(update={"data": data}), shape, layout, device).fits
+        return fits(recipe.model_copy(update={"data": data}), shape, layout, device)
 
     return _largest(possible, min(most, shape.max_positions or most))
 
 
 def biggest_micro_batch(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device, *, most: int = 4096) -> int:
     """The largest micro batch that fits, in sequences; 0 when not even one does. Exact: one more does not fit."""
-    return _largest(lambda size: fits(recipe, shape, layout.model_copy(update={"micro_batch_size": size}), device).fits, most)
+    return _largest(lambda size: fits(recipe, shape, layout.model_copy(update={"micro_batch_size": size}), device), most)
 
 
-def _largest(possible: Callable[[int], bool], most: int) -> int:
-    """The largest number up to ``most`` that is possible, by doubling and bisection."""
-    if not possible(1):
+def _largest(possible: Callable[[int], Verdict], most: int) -> int:
+    """The largest number up to ``most`` that is possible: the next number is not, unless it is above ``most``.
+
+    Memory is nearly a straight line in both questions, so the next try is where the line through the two ends of the
+    bracket meets the capacity; every third try halves the bracket, so that a bent line cannot make it slow.
+    """
+    first = possible(1)
+    if not first.fits:
         return 0
-    low = 1
-    high = 2
-    while high <= most and possible(high):
-        low, high = high, high * 2
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if possible(middle):
-            low = middle
-        else:
-            high = middle
-    return low
+    low, high = (1, first), _first_beyond(possible, most)
+    if high is None:
+        return most
+    for attempt in range(1, most.bit_length() * 4):
+        if high[0] - low[0] <= 1:
+            break
+        at = (low[0] + high[0]) // 2 if attempt % 3 == 0 else _meeting(low, high)
+        found = possible(at)
+        low, high = ((at, found), high) if found.fits else (low, (at, found))
+    return low[0]
+
+
+def _first_beyond(possible: Callable[[int], Verdict], most: int) -> tuple[int, Verdict] | None:
+    """A number that is not possible, by steps of four; None when ``most`` is."""
+    number = 1
+    while number < most:
+        number = min(number * 4, most)
+        found = possible(number)
+        if not found.fits:
+            return number, found
+    return None
+
+
+def _meeting(low: tuple[int, Verdict], high: tuple[int, Verdict]) -> int:
+    """Between the ends, where the line through what they need meets the capacity."""
+    (left, fit), (right, too_much) = low, high
+    rise = too_much.upper - fit.upper
+    share = (fit.capacity - fit.upper) / rise if rise > 0 else 0.5
+    return min(right - 1, max(left + 1, left + int((right - left) * min(1.0, max(0.0, share)))))

@@ -1,9 +1,10 @@
-"""Memory verdicts with as few replays as possible: the closed form first, replays where it cannot tell. Pure.
+"""Memory verdicts with as little reckoning as possible: the closed form first, then a look, then a replay. Pure.
 
-A replay is a full reckoning, remembered by (GPU, layout). The closed form costs nothing and is off by up to half; one
-replay calibrates it for its whole family (the same layout with other micro batches, and on other cards), where it is
-then off by a tenth. A layout whose range lies above the card is out, one whose range lies below it is in, and only what
-straddles the card's size is replayed. The choice itself is always confirmed by a replay.
+The closed form costs nothing and is off by up to half. A look reckons the live memory exactly, without the allocator, for
+a third of a replay's time; what the allocator adds is below a fifth. Either calibrates the closed form for its whole family
+(the same layout with other micro batches, and on other cards), where it is then off by a tenth. A layout whose range
+lies above the card is out, one whose range lies below it is in, and only what straddles the card's size is looked at, and
+replayed when that is not enough. Both are remembered by (GPU, layout). The choice itself is always confirmed by a replay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
-from cloudtune.memory.reckon import estimate_memory, kernel_class
+from cloudtune.memory.reckon import at_least_bytes, estimate_memory, kernel_class
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.rough import rough_bytes
@@ -25,6 +26,7 @@ Verdict = Literal["fits", "no", "unsure"]
 Bounds = tuple[int, int]
 UNCALIBRATED = (1.2, 1.7)  # the closed form ÷ and x these hold every replay of the grid in tests/unit/test_plan_bounds.py
 CALIBRATED = {False: 1.15, True: 1.25}  # whole replicas, shards: the same after one replay of the family
+LOOKED = 1.2  # the allocator adds at most this to live memory (tests/unit/test_plan_bounds.py; 1.17 is the most that was seen)
 SAME_MICRO_BATCH = 1.08  # whole replicas that differ only in card or number of GPUs
 
 
@@ -70,14 +72,16 @@ class Reckoner:
     shape: ModelShape
     replay: Callable[[Recipe, ModelShape, Layout, Device], Estimate] = estimate_memory
     rough: Callable[[Recipe, ModelShape, Layout, Device], int] | None = rough_bytes
+    look: Callable[[Recipe, ModelShape, Layout, Device], int] | None = at_least_bytes
     _replayed: set[tuple[tuple[int, int], Layout]] = field(default_factory=set)
     _known: dict[tuple[Device, Layout], Estimate] = field(default_factory=dict)
+    _looked: dict[tuple[Device, Layout], int] = field(default_factory=dict)
     _rough: dict[tuple[Device, Layout], int] = field(default_factory=dict)
     _anchors: dict[Kin, list[tuple[Device, Layout]]] = field(default_factory=dict)
 
     @property
     def replays(self) -> int:
-        """Full reckonings made so far; GPUs that run the same kernels share one."""
+        """Reckonings made so far, looks included; GPUs that run the same kernels share one."""
         return len(self._replayed)
 
     def estimate(self, device: Device, layout: Layout) -> Estimate:
@@ -86,8 +90,21 @@ class Reckoner:
         if key not in self._known:
             self._replayed.add((kernel_class(device.compute_capability), layout))
             self._known[key] = self.replay(self.recipe, self.shape, layout, device)
-            self._anchors.setdefault(_kin_of(layout), []).append(key)
+            self._anchor(key)
         return self._known[key]
+
+    def _glance(self, key: tuple[Device, Layout]) -> None:
+        """Look at a layout unless that or more was done."""
+        if self.look is not None and key not in self._looked and key not in self._known:
+            device, layout = key
+            self._replayed.add((kernel_class(device.compute_capability), layout))
+            self._looked[key] = self.look(self.recipe, self.shape, layout, device)
+            self._anchor(key)
+
+    def _anchor(self, key: tuple[Device, Layout]) -> None:
+        kin = self._anchors.setdefault(_kin_of(key[1]), [])
+        if key not in kin:
+            kin.append(key)
 
     def bounds(self, device: Device, layout: Layout) -> Bounds:
         """(at least, at most) in bytes, margins included; both equal the verdict's number after a replay."""
@@ -95,6 +112,8 @@ class Reckoner:
         if key in self._known:
             high = self._known[key].high_bytes
             return high, high
+        if key in self._looked:
+            return self._looked[key], int(self._looked[key] * LOOKED)
         if self.rough is None:
             return 0, 1 << 62
         guess = self._rough_of(key)
@@ -102,11 +121,16 @@ class Reckoner:
         if not anchors:
             return int(guess / UNCALIBRATED[0]), int(guess * UNCALIBRATED[1])
         anchor = min(anchors, key=lambda item: (abs(item[1].micro_batch_size - layout.micro_batch_size), item[0] != device))
-        guess = round(guess * self._known[anchor].high_bytes / self._rough_of(anchor))
+        guess = round(guess * self._middle(anchor) / self._rough_of(anchor))
         sharded = layout.sharding == "fsdp"
         same = anchor[1].micro_batch_size == layout.micro_batch_size and not sharded
         width = SAME_MICRO_BATCH if same else CALIBRATED[sharded]
         return int(guess / width), int(guess * width)
+
+    def _middle(self, key: tuple[Device, Layout]) -> int:
+        """What is known of an anchor: the replay, or the live memory and the middle of what the allocator may add."""
+        low, high = self.bounds(*key)
+        return (low + high) // 2
 
     def _rough_of(self, key: tuple[Device, Layout]) -> int:
         if key not in self._rough and self.rough is not None:
@@ -121,6 +145,11 @@ class Reckoner:
             return "no"
         if high <= device.total_bytes and not confirm:
             return "fits"
-        if not may_replay and (device, layout) not in self._known:
+        key = (device, layout)
+        if not may_replay and key not in self._known:
             return "unsure"
+        self._glance(key)
+        low, high = self.bounds(device, layout)
+        if low > device.total_bytes or (high <= device.total_bytes and not confirm):
+            return "no" if low > device.total_bytes else "fits"
         return "fits" if fits(self.estimate(device, layout), device) else "no"

@@ -15,9 +15,10 @@ from cloudtune.memory.device import Device
 from cloudtune.memory.inventory import no_template
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.memory.reckon import by_method, estimate_memory, job_of, reckon
+from cloudtune.memory.timeline import timeline
 from cloudtune.models.families import shape_of
 from cloudtune.models.registry import entries, find_shape
-from cloudtune.units import GIB
+from cloudtune.units import GIB, gib
 from tests.unit.memory_builders import L4, layout, recipe, shape
 
 HERE = Path(__file__).parent
@@ -109,24 +110,40 @@ def test_nothing_fits_on_a_tiny_card() -> None:
 def test_the_words_name_the_loss_and_what_would_save() -> None:
     words = explain.explain(recipe({"type": "qlora"}, length=2048), find_shape(LLAMA_8B, base_dir=HERE), layout(micro=2), L4)
     text = "\n".join(words)
-    assert "12 bytes x 4,096 tokens x 128,256 words = 5.87 GiB" in text
-    assert "training.fused_loss: true saves" in text
+    assert "in the loss: 12 bytes x 4,096 tokens x 128,256 vocabulary = 5.87 GiB" in text
+    assert "; training.fused_loss: true saves" in words[0]
 
 
-def test_the_timeline_reaches_the_peak_and_ends_in_the_optimizer() -> None:
-    asked, made, plan = recipe(), shape(), layout()
-    curve = explain.timeline(asked, made, plan, L4, points=200)
-    assert 0 < len(curve) <= 200
-    peak = reckon(job_of(asked, made, plan, L4)).result.peak_allocated
-    assert max(point.bytes for point in curve) == pytest.approx(peak, rel=0.01)
-    assert curve[0].phase == "load"
-    assert curve[-1].phase == "optimizer"
+def test_a_saving_is_what_two_replays_say() -> None:
+    asked, made, plan = recipe(length=1024), shape(vocab_size=65_536), layout()
+    fused = recipe(length=1024, fused_loss=True)
+    without, with_it = (reckon(job_of(item, made, plan, L4)).result.peak_reserved for item in (asked, fused))
+    found = {saving.what: saving.bytes for saving in explain.savings(asked, made, plan, L4)}
+    assert found["training.fused_loss: true"] == without - with_it > 0
+    said = [words for words in explain.explain(fused, made, plan, L4) if words.startswith("the fused loss saves")]
+    assert said == [
+        f"the fused loss saves {gib(without - with_it)}: the full one would hold 12 bytes x 2,048 tokens x 65,536 vocabulary = 1.50 GiB"
+    ]
     shares = explain.shares_at_peak(asked, made, plan, L4)
     assert shares[0].bytes >= shares[-1].bytes > 0
 
 
+def test_the_timeline_reaches_the_peak_and_ends_in_the_optimizer() -> None:
+    asked, made, plan = recipe(), shape(), layout()
+    curve = timeline(asked, made, plan, L4, points=200)
+    assert 0 < len(curve.points) <= 200
+    assert all(sum(point.parts) == point.bytes for point in curve.points)
+    assert curve.highest.bytes == pytest.approx(curve.peak_bytes, rel=0.01)
+    assert curve.peak_bytes == reckon(job_of(asked, made, plan, L4)).result.peak_allocated
+    phases = [phase for _, phase in curve.phases]
+    assert phases[0] == "load"
+    assert phases[-1] == "optimizer"
+    assert phases.count("backward") == 2
+    assert all(any(point.parts[index] for point in curve.points) for index in range(len(curve.kinds)))
+
+
 def test_nothing_heavy_is_imported() -> None:
-    code = "import sys, cloudtune.memory.reckon, cloudtune.memory.verdict, cloudtune.memory.explain; print(sorted(sys.modules))"
+    code = "import sys, cloudtune.memory.reckon, cloudtune.memory.verdict, cloudtune.memory.explain, cloudtune.memory.timeline; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=HERE.parents[1])
     loaded = {name.partition(".")[0].strip("' ") for name in done.stdout.strip("[]\n").split(",")}
     assert not loaded & {"torch", "transformers", "numpy", "pandas", "peft", "boto3", "google"}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from cloudtune.memory.device import Device
-from cloudtune.memory.reckon import estimate_memory
+from cloudtune.memory.reckon import at_least_bytes, estimate_memory, job_of, live_peak
 from cloudtune.models.registry import find_shape
-from cloudtune.planning.reckoner import UNCALIBRATED
+from cloudtune.planning.reckoner import LOOKED, UNCALIBRATED
 from cloudtune.planning.resolve import before_layout
 from cloudtune.planning.rough import rough_bytes
 from cloudtune.recipe.resolved import Layout
@@ -25,8 +25,8 @@ GRID = [
 ]
 
 
-def ratio(base, method, checkpointing, micro, gpus):
-    """The replay with its margin ÷ the closed form."""
+def job(base, method, checkpointing, micro, gpus):
+    """What the reckonings are asked."""
     shape = find_shape(base, base_dir=Path())
     recipe = before_layout(
         Recipe.model_validate(
@@ -47,10 +47,18 @@ def ratio(base, method, checkpointing, micro, gpus):
         gradient_checkpointing=checkpointing,
         sharding="fsdp" if gpus > 1 else "none",
     )
-    return estimate_memory(recipe, shape, layout, CARD).high_bytes / rough_bytes(recipe, shape, layout, CARD)
+    return recipe, shape, layout, CARD
 
 
 @pytest.mark.parametrize("case", [*GRID[::7], *[pytest.param(case, marks=pytest.mark.full) for case in GRID]], ids=str)
 def test_the_closed_form_is_within_its_factors(case):
+    asked = job(*case)
     low, high = UNCALIBRATED
-    assert 1 / low <= ratio(*case) <= high
+    assert 1 / low <= estimate_memory(*asked).high_bytes / rough_bytes(*asked) <= high
+
+
+@pytest.mark.parametrize("case", [*GRID[::7], *[pytest.param(case, marks=pytest.mark.full) for case in GRID]], ids=str)
+def test_a_look_is_never_above_the_replay_nor_far_below_it(case):
+    asked = job(*case)
+    assert at_least_bytes(*asked) <= estimate_memory(*asked).high_bytes <= LOOKED * at_least_bytes(*asked)
+    assert live_peak(job_of(*asked)) == estimate_memory(*asked).allocated_bytes

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cloudtune.offers.offer import Gpu
 from cloudtune.planning.choose import Manner, order, weigh
-from cloudtune.planning.reckoner import Reckoner, device_of
+from cloudtune.planning.reckoner import LOOKED, Reckoner, device_of
 from cloudtune.planning.resolve import before_layout
 from cloudtune.units import GIB
 from tests.unit.planning_builders import SHAPE, STATS, offer, recipe, rough_memory, simple_memory, this_machine
@@ -31,9 +31,14 @@ def machines(draw):
     )
 
 
-def weighed(wanted, offers, *, rough=rough_memory, **manner):
+def live_memory(*arguments):
+    """A floor of the simple memory, as far below it as a look may be."""
+    return int(simple_memory(*arguments).high_bytes / LOOKED) + 1
+
+
+def weighed(wanted, offers, *, rough=rough_memory, look=live_memory, **manner):
     ready = before_layout(wanted, SHAPE)
-    return weigh(wanted, SHAPE, STATS, offers, Manner(**manner), reckoner=Reckoner(ready, SHAPE, simple_memory, rough))
+    return weigh(wanted, SHAPE, STATS, offers, Manner(**manner), reckoner=Reckoner(ready, SHAPE, simple_memory, rough, look))
 
 
 def feasible_ways(weighing, one):
@@ -52,9 +57,14 @@ def feasible_ways(weighing, one):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(machines(), min_size=1, max_size=6), st.sampled_from(["cheapest", "fastest"]), st.sampled_from([rough_memory, None]))
-def test_the_choice_minimises_over_everything_that_fits(offers, objective, rough):
-    weighing = weighed(recipe(budget={"objective": objective}, training={"batch_size": 16}), offers, rough=rough)
+@given(
+    st.lists(machines(), min_size=1, max_size=6),
+    st.sampled_from(["cheapest", "fastest"]),
+    st.sampled_from([rough_memory, None]),
+    st.sampled_from([live_memory, None]),
+)
+def test_the_choice_minimises_over_everything_that_fits(offers, objective, rough, look):
+    weighing = weighed(recipe(budget={"objective": objective}, training={"batch_size": 16}), offers, rough=rough, look=look)
     best = [min(weighing.timing.rank(way) for way in ways) for one in offers if (ways := feasible_ways(weighing, one))]
     assert len(weighing.options) == len(best)
     assert len(weighing.options) + len(weighing.rejected) == len(offers)
@@ -119,7 +129,7 @@ def test_first_only_finds_the_same_choice():
 
 def test_what_does_not_fit_says_what_it_needs_and_what_there_is():
     wanted = recipe(training={"gradient_checkpointing": False, "micro_batch_size": 4})
-    (exact,) = weighed(wanted, [offer(memory_gib=22)], rough=None).rejected
+    (exact,) = weighed(wanted, [offer(memory_gib=22)], rough=None, look=None).rejected
     assert exact.reason == "needs 32.0 GiB, has 22.0 GiB usable"
     assert (exact.needs_bytes, exact.has_bytes) == (32 * GIB, 22 * GIB)
     (pruned,) = weighed(wanted, [offer(memory_gib=4)]).rejected
