@@ -17,10 +17,13 @@ from cloudtune.memory.device import Device
 from cloudtune.memory.evidence import LEAST_BYTES, LEAST_BYTES_CPU, evidence_for
 from cloudtune.memory.parallel import communication_bytes
 from cloudtune.memory.program import Job
-from cloudtune.memory.reckon import job_of, reckon
+from cloudtune.memory.reckon import job_of, live_peak, reckon, tape_for
 from cloudtune.models.shape import ModelShape
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
+
+STRAIGHT_TRIES = 12  # before the search gives up on straight lines
+BELOW_LIVE = 32  # a boundary is looked for in steps of this part below the one of live memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,18 @@ class Verdict:
 def fits(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> Verdict:
     """Whether the job runs on the device. Raises UsageError for architectures without a template."""
     job = job_of(recipe, shape, layout, device)
+    capacity, margin = room(recipe, shape, layout, device)
+    return judge(job, capacity, margin=margin)
+
+
+def room(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> tuple[int, int]:
+    """(what the allocator may use, the margin that is kept free), in bytes."""
     proof = evidence_for(recipe, shape, layout, device)
     least = LEAST_BYTES_CPU if device.kind == "cpu" else LEAST_BYTES
     talk = communication_bytes(layout.data_parallel) if device.kind == "cuda" else 0
     # the margin is a fraction of the peak, so at the edge it is that fraction of the card
     margin = max(least, device.total_bytes - int(device.total_bytes / (1 + proof.bar)))
-    capacity = device.total_bytes - device.context_bytes - talk - margin
-    return judge(job, capacity, margin=margin)
+    return device.total_bytes - device.context_bytes - talk - margin, margin
 
 
 def judge(job: Job, capacity: int, *, margin: int = 0) -> Verdict:
@@ -71,8 +79,7 @@ def bounds(job: Job) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _replays(job: Job, capacity: int) -> bool:
-    tape = reckon(job).tape
-    return replay(tape, expandable=job.behaviour.allocator == "expandable", capacity=capacity).failed_at < 0
+    return replay(tape_for(job), expandable=job.behaviour.allocator == "expandable", capacity=capacity).failed_at < 0
 
 
 def longest_sequence(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device, *, most: int = 1 << 20) -> int:
@@ -81,53 +88,66 @@ def longest_sequence(recipe: Recipe, shape: ModelShape, layout: Layout, device: 
     Never above the positions that the model has, nor above ``most``.
     """
 
-    def possible(length: int) -> Verdict:
+    def job(length: int) -> Job:
         data = recipe.data.model_copy(update={"max_length": length})
-        return fits(recipe.model_copy(update={"data": data}), shape, layout, device)
+        return job_of(recipe.model_copy(update={"data": data}), shape, layout, device)
 
-    return _largest(possible, min(most, shape.max_positions or most))
+    return _largest(job, room(recipe, shape, layout, device)[0], min(most, shape.max_positions or most))
 
 
 def biggest_micro_batch(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device, *, most: int = 4096) -> int:
     """The largest micro batch that fits, in sequences; 0 when not even one does. Exact: one more does not fit."""
-    return _largest(lambda size: fits(recipe, shape, layout.model_copy(update={"micro_batch_size": size}), device), most)
+
+    def job(size: int) -> Job:
+        return job_of(recipe, shape, layout.model_copy(update={"micro_batch_size": size}), device)
+
+    return _largest(job, room(recipe, shape, layout, device)[0], most)
 
 
-def _largest(possible: Callable[[int], Verdict], most: int) -> int:
-    """The largest number up to ``most`` that is possible: the next number is not, unless it is above ``most``.
+def _largest(job: Callable[[int], Job], capacity: int, most: int) -> int:
+    """The largest number up to ``most`` whose job replays within the capacity: the next one does not, unless it is above ``most``.
 
-    Memory is nearly a straight line in both questions, so the next try is where the line through the two ends of the
-    bracket meets the capacity; every third try halves the bracket, so that a bent line cannot make it slow.
+    Two monotone searches: first the last number whose live memory alone is within the capacity, which needs no replay
+    and lies on nearly straight lines; the answer is at or a little below it.
     """
-    first = possible(1)
-    if not first.fits:
+    if not _runs(job(1), capacity):
         return 0
-    low, high = (1, first), _first_beyond(possible, most)
-    if high is None:
-        return most
-    for attempt in range(1, most.bit_length() * 4):
-        if high[0] - low[0] <= 1:
-            break
-        at = (low[0] + high[0]) // 2 if attempt % 3 == 0 else _meeting(low, high)
-        found = possible(at)
-        low, high = ((at, found), high) if found.fits else (low, (at, found))
+    top = _last_alive(job, capacity, most)
+    step = max(1, top // BELOW_LIVE)
+    low, high = top, top + 1
+    while not _runs(job(low), capacity):  # 1 does, so this ends
+        low, high = max(1, low - step), low
+        step *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _runs(job(middle), capacity) else (low, middle)
+    return low
+
+
+def _runs(job: Job, capacity: int) -> bool:
+    """What ``judge`` says, with one replay at most."""
+    return floor_bytes(job) <= capacity and live_peak(job) <= capacity and _replays(job, capacity)
+
+
+def _last_alive(job: Callable[[int], Job], capacity: int, most: int) -> int:
+    """The largest number up to ``most`` whose live memory is within the capacity; that of 1 is."""
+    low, high = (1, live_peak(job(1))), (1, 0)
+    while high[1] <= capacity:
+        if high[0] == most:
+            return most
+        low, number = high if high[1] else low, min(high[0] * 4, most)
+        high = number, live_peak(job(number))
+    tries = 0
+    while high[0] - low[0] > 1:
+        tries += 1
+        at = _meeting(low, high, capacity, above=tries % 2 == 0) if tries < STRAIGHT_TRIES else (low[0] + high[0]) // 2
+        found = at, live_peak(job(at))
+        low, high = (found, high) if found[1] <= capacity else (low, found)
     return low[0]
 
 
-def _first_beyond(possible: Callable[[int], Verdict], most: int) -> tuple[int, Verdict] | None:
-    """A number that is not possible, by steps of four; None when ``most`` is."""
-    number = 1
-    while number < most:
-        number = min(number * 4, most)
-        found = possible(number)
-        if not found.fits:
-            return number, found
-    return None
-
-
-def _meeting(low: tuple[int, Verdict], high: tuple[int, Verdict]) -> int:
-    """Between the ends, where the line through what they need meets the capacity."""
+def _meeting(low: tuple[int, int], high: tuple[int, int], capacity: int, *, above: bool) -> int:
+    """Between the ends, where the line through them meets the capacity, or one further, so that the upper end moves too."""
     (left, fit), (right, too_much) = low, high
-    rise = too_much.upper - fit.upper
-    share = (fit.capacity - fit.upper) / rise if rise > 0 else 0.5
-    return min(right - 1, max(left + 1, left + int((right - left) * min(1.0, max(0.0, share)))))
+    at = left + (right - left) * (capacity - fit) // (too_much - fit)
+    return min(right - 1, max(left + 1, at + 1 if above else at))
