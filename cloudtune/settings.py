@@ -47,10 +47,12 @@ MEANINGS = (
     Meaning("local_mode", "how jobs of this machine run: process (the default) or container"),
     Meaning("image_repository", "container repository for built images, where neither cloud has its own"),
     Meaning("aws_role", "ARN of the role that SageMaker jobs run as"),
-    Meaning("aws_bucket", "S3 bucket for code, data and results"),
+    Meaning("aws_bucket", "S3 bucket for code, data and results; auto makes one of the account's own in each region"),
     Meaning("aws_region", "region of your AWS account to work in"),
     Meaning("aws_profile", "profile of ~/.aws to log in with"),
+    Meaning("aws_image", "how a job's image comes about: stock (the default), engine or remote"),
     Meaning("aws_repository", "ECR repository for built images"),
+    Meaning("aws_build_role", "ARN of the role that CodeBuild builds images as"),
     Meaning("gcp_project", "Google Cloud project id"),
     Meaning("gcp_bucket", "Cloud Storage bucket for code, data and results"),
     Meaning("gcp_region", "region of your project to work in"),
@@ -100,7 +102,9 @@ class Settings:
     aws_bucket: str | None = None
     aws_region: str | None = None
     aws_profile: str | None = None
+    aws_image: str | None = None
     aws_repository: str | None = None
+    aws_build_role: str | None = None
     gcp_project: str | None = None
     gcp_bucket: str | None = None
     gcp_region: str | None = None

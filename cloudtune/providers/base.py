@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cloudtune.job import JobRef, LaunchId, Reading
 
@@ -89,6 +89,26 @@ class Preflight(Protocol):
     def check(self, plan: Plan) -> Sequence[CloudtuneError]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at, such as a role or a quota: what was found; a problem also as the error that it would be.
+
+    ``note``: it works without, or it could not be looked at and may still be right.
+    """
+
+    name: str
+    verdict: Literal["ok", "note", "problem"]
+    found: str
+    hint: str = ""
+    error: CloudtuneError | None = None
+
+
+class Examiner(Protocol):
+    """Looks at what a place needs of the user's account, whatever the plan. Changes nothing."""
+
+    def examine(self) -> Sequence[Finding]: ...
+
+
 class Fence(Protocol):
     """After ``fence`` returned None, no earlier submit of this launch id can start a job any more."""
 
@@ -123,4 +143,5 @@ class Place:
     fence: Fence | None = None
     killer: Killer | None = None
     inventory: Inventory | None = None
+    examiner: Examiner | None = None
     settle_seconds: float = 0.0

@@ -42,13 +42,7 @@ class Entry:
 
 PROVIDERS: dict[str, Entry] = {
     "local": Entry("cloudtune.providers.local.place"),
-    "aws": Entry(
-        "",
-        "aws",
-        "`cloudtune plan --provider aws` already shows machines and prices, `cloudtune render --provider aws --target request` what "
-        "would be sent; run with --provider local",
-        "cloudtune.providers.aws.request",
-    ),
+    "aws": Entry("cloudtune.providers.aws.place", "aws", request="cloudtune.providers.aws.request"),
     "gcp": Entry(
         "",
         "gcp",

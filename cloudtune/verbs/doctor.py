@@ -1,4 +1,6 @@
-"""The verb ``doctor``: looks at this installation and says what is missing for what. Changes nothing, calls no cloud.
+"""The verb ``doctor``: looks at this installation and says what is missing for what. Changes nothing.
+
+A cloud is called only when it is named: ``doctor --provider aws`` looks at login, role, bucket and what else it needs.
 
 A ``problem`` keeps cloudtune from working, a ``note`` only from working in one way (no training stack: no local
 jobs). Packages are looked up without being imported.
@@ -145,11 +147,13 @@ def _packages(name: str, packages: Sequence[str], hint: str) -> Check:
 
 def _cloud(provider: str, session: Session) -> Iterator[Check]:
     try:
-        session.place(provider)
+        place = session.place(provider)
     except CloudtuneError as error:
         yield Check(provider, "problem", error.what, error.hint)
     else:
         yield Check(provider, "ok", "can be used")
+        for finding in place.examiner.examine() if place.examiner else ():
+            yield Check(f"{provider} {finding.name}", finding.verdict, finding.found, finding.hint)
     yield _packages(f"{provider} packages", CLOUD_PACKAGES[provider], f"pip install 'cloudtune[{provider}]'")
     unset = [name for name in NEEDED_SETTINGS[provider] if getattr(session.settings, name) is None]
     hint = f"set them in cloudtune.toml or as {', '.join(f'CLOUDTUNE_{name.upper()}' for name in unset)}" if unset else ""

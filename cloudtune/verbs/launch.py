@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloudtune.errors import AuthError, CapacityError, CloudtuneError, NotFoundError, ProviderError, RejectedError, UsageError
+from cloudtune.errors import AuthError, CapacityError, CloudtuneError, NotFoundError, NothingFits, ProviderError, RejectedError, UsageError
 from cloudtune.filelock import held
 from cloudtune.job import JobState, JobView, LaunchId, new_launch_id, parse_launch_id
 from cloudtune.ledger.ledger import Launch
@@ -132,7 +132,7 @@ def _submit(place: Place, request: Request, session: Session) -> JobRef:
         return ref
 
 
-_CLEAR_NO = (RejectedError, AuthError, CapacityError, NotFoundError)
+_CLEAR_NO = (RejectedError, AuthError, CapacityError, NotFoundError, NothingFits)
 """Answers of a provider that understood the request and did not take it."""
 
 

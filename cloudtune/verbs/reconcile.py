@@ -65,7 +65,7 @@ def reconcile(session: Session, *, adopt: bool = False) -> Reconciled:
             settled["waiting"].append(view.id)
             problems.append(error)
     _sweep(session)
-    adopted = _adopt(session) if adopt else ()
+    adopted = _adopt(session, problems) if adopt else ()
     return Reconciled(tuple(settled["confirmed"]), tuple(settled["abandoned"]), tuple(settled["waiting"]), tuple(adopted), tuple(problems))
 
 
@@ -82,7 +82,7 @@ def _settle(view: JobView, session: Session) -> str:
 def _ask(view: JobView, session: Session) -> str:
     place = session.place(view.provider)
     ref = place.jobs.find(view.id)
-    if ref is None and not _waited(view, session, place.settle_seconds if place.fence else WAIT_SECONDS):
+    if ref is None and not _waited(view, session, place.settle_seconds if place.fence else max(WAIT_SECONDS, place.settle_seconds)):
         return "waiting"
     if ref is None and place.fence is not None:
         ref = place.fence.fence(view.id)
@@ -105,9 +105,15 @@ def _sweep(session: Session) -> None:
             pass
 
 
-def _adopt(session: Session) -> list[LaunchId]:
-    places = [session.place(name) for name, entry in PROVIDERS.items() if entry.module]
-    refs = [ref for place in places if place.inventory for ref in place.inventory.inventory()]
+def _adopt(session: Session, problems: list[CloudtuneError]) -> list[LaunchId]:
+    refs: list[JobRef] = []
+    for name, entry in PROVIDERS.items():
+        try:
+            place = session.place(name) if entry.module else None
+            refs += place.inventory.inventory() if place and place.inventory else ()
+        except CloudtuneError as error:
+            if error.code != "extra-missing":  # a place that is not installed has no jobs of this home
+                problems.append(error)
     return [_enter(ref, session) for ref in refs if session.ledger.view(parse_launch_id(ref.name)) is None]
 
 

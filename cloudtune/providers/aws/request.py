@@ -21,6 +21,7 @@ from cloudtune.errors import RejectedError, UsageError
 from cloudtune.providers.aws.images import stock_image_uri
 from cloudtune.providers.aws.limits import require_valid
 from cloudtune.providers.aws.machines import machines, resource_config, stopping_condition
+from cloudtune.providers.aws.names import bucket_of
 from cloudtune.providers.base import Request
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _account(plan: Plan, settings: AwsSettings) -> tuple[str, str]:
             hint=f"plan with --set compute.regions=[{region}], or export CLOUDTUNE_AWS_REGION={plan.chosen.region}",
         )
     if role and bucket:
-        return role, bucket
+        return role, bucket_of(bucket, role, plan.chosen.region)
     missing = [name for name, value in (("aws_role", role), ("aws_bucket", bucket)) if not value]
     shown = " ".join(f"CLOUDTUNE_{name.upper()}={_EXAMPLES[name]}" for name in missing)
     keys = " and ".join(name.removeprefix("aws_") for name in missing)
