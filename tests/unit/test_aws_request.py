@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -178,7 +177,3 @@ def test_the_metrics_are_found_in_the_trainers_own_lines():
         "train:learning_rate": ["2e-05"],
         "train:tokens_per_second": ["850"],
     }
-
-
-def test_no_sdk_is_loaded_here():
-    assert not {"boto3", "botocore", "sagemaker"} & sys.modules.keys()
