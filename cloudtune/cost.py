@@ -37,3 +37,16 @@ def interruption_weighted_usd(usd: float, hours: float, *, interruptions_per_hou
     if hours <= 0:
         return usd
     return round(usd * (1 + interruptions_per_hour * lost_hours_each), 4)
+
+
+def billed_seconds(seconds: float, *, step: int = 30) -> float:
+    """What ``seconds`` of a machine are billed as where the meter counts in steps: rounded up, never below nothing."""
+    return float(math.ceil(max(0.0, seconds) / step) * step)
+
+
+def with_management_fee(list_usd: float, own_usd: float, *, fee: float = 0.15) -> float:
+    """An hour on Vertex AI: the machine's own price, and a fee that is a share of the list price however it is bought.
+
+    On demand the own price is the list price less what is not charged there (local disks).
+    """
+    return round(own_usd + fee * list_usd, 4)

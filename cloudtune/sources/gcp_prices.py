@@ -15,6 +15,7 @@ from datetime import date
 from typing import Any
 
 from cloudtune.clock import Clock
+from cloudtune.cost import with_management_fee
 from cloudtune.errors import SourceError
 from cloudtune.offers.catalog import Catalog, Price
 from cloudtune.offers.offer import Offer
@@ -22,7 +23,6 @@ from cloudtune.sources.prices import opened, shown
 
 URL = "https://cloudbilling.googleapis.com/v1/services/6F81-5844-456A/skus"  # Compute Engine
 SOURCE = "Cloud Billing catalog, Compute Engine components with the Vertex fee of 15 %"
-FEE = 0.15
 HOURS_PER_MONTH = 730
 LARGEST_PAGE_BYTES = 64 * 2**20
 # Machine family → how its core, memory and GPU are named in the catalog, before "running in".
@@ -130,7 +130,7 @@ def _price(rates: Rates, machine: Offer, region: str) -> Price | None:
     disk = 0.0 if purchase == "on_demand" else _disk(rates, machine, region, purchase)
     if listed is None or own is None or disk is None:
         return None
-    return Price(machine.instance, machine.accelerator, region, purchase, round(own + disk + FEE * listed, 4))
+    return Price(machine.instance, machine.accelerator, region, purchase, with_management_fee(listed, own + disk))
 
 
 def _sum(rates: Rates, machine: Offer, region: str, purchase: str) -> float | None:
