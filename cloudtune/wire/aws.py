@@ -89,11 +89,13 @@ def aws_errors() -> tuple[type[Exception], ...]:
     """What an ``except`` around a call must name: everything that botocore and boto3 raise for a call that did not work."""
     import boto3.exceptions
     import botocore.exceptions
+    import botocore.parsers
     import urllib3.exceptions
 
     return (
         botocore.exceptions.BotoCoreError,
         botocore.exceptions.ClientError,
+        botocore.parsers.ResponseParserError,
         boto3.exceptions.Boto3Error,
         urllib3.exceptions.HTTPError,
         OSError,
