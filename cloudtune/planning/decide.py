@@ -18,7 +18,6 @@ from cloudtune.planning.reckoner import device_of, fits
 from cloudtune.planning.resolve import decisions, resolve
 from cloudtune.planning.ways import Rates
 from cloudtune.recipe.digest import recipe_digest
-from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import duration as spell
 
@@ -126,7 +125,7 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
         candidates=tuple(option.candidate() for option in weighing.options),
         rejected=weighing.rejected,
         decisions=decisions(recipe, resolved, way.layout),
-        warnings=(*_unfinished(way.layout), *_warnings(question, offer, high * 3600, limit)),
+        warnings=_warnings(question, offer, high * 3600, limit),
         fallbacks=_fallbacks(weighing, best),
         training_seconds=weighing.timing.uncorrected_seconds(offer, way),
         advice=halving(recipe, best.way.usd, question.best_of) if recipe.compute.provider != "local" else (),
@@ -173,13 +172,6 @@ def _runs(weighing: Weighing, option: Option, best: Option) -> bool:
     if device == device_of(best.offer) or weighing.reckoner.bounds(device, best.layout)[1] <= device.total_bytes:
         return True
     return option.layout == best.layout and fits(weighing.reckoner.estimate(device, best.layout), device)
-
-
-def _unfinished(layout: Layout) -> tuple[str, ...]:
-    """What this release can plan but not yet run, said before anybody pays for it."""
-    if layout.sharding != "fsdp" and not layout.cpu_offload:
-        return ()
-    return ("this layout is sharded: it can be planned and priced, but this release's trainer refuses to start it",)
 
 
 def _warnings(question: Question, offer: Offer, longest: float, limit: int | None) -> tuple[str, ...]:

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import QloraMethod, Recipe
+from cloudtune.recipe.sharded import why_not_sharded
+from cloudtune.recipe.spec import Recipe
 
 Sharding = Literal["none", "ddp", "fsdp"]
 LARGEST_MICRO_BATCH = 64
 LARGEST_MICRO_BATCH_CPU = 8  # beyond it one core gains nothing and the progress view stands still
-# Optimizers of bitsandbytes do not take sharded tensors (bitsandbytes issues 89 and 1633, both open in November 2026).
-UNSHARDED_OPTIMIZERS = frozenset({"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"})
 
 
 def layouts(recipe: Recipe, *, nodes: int, gpus: int) -> tuple[Layout, ...] | str:
@@ -72,12 +71,3 @@ def _spreads(recipe: Recipe, workers: int) -> tuple[tuple[Sharding, bool], ...]:
     if why_not_sharded(recipe) is not None:
         return (("ddp", False),)
     return (("ddp", False), ("fsdp", False), ("fsdp", True))
-
-
-def why_not_sharded(recipe: Recipe) -> str | None:
-    """Why FSDP cannot train this recipe, in one sentence; None when it can."""
-    if isinstance(recipe.method, QloraMethod) and recipe.method.quantization == "int8":
-        return "8-bit weights cannot be sharded; quantization: nf4 can"
-    if recipe.training.optimizer in UNSHARDED_OPTIMIZERS:
-        return f"optimizer {recipe.training.optimizer} cannot be sharded; adamw_torch_fused can"
-    return None

@@ -14,7 +14,7 @@ from cloudtune.errors import JobFailed
 from cloudtune_trainer.batches import Hiding, causal_batch, masked_batch, micro_batches
 from cloudtune_trainer.evaluation import eval_batches, mean_loss
 from cloudtune_trainer.fourbit import as_served, keep_trainable
-from cloudtune_trainer.learner import learn, make_learner, seed_everything
+from cloudtune_trainer.learner import learn, make_learner, make_loss, seed_everything
 from cloudtune_trainer.loss import CHUNK, TokenLoss, check_chunked, chunked_loss, full_loss, next_tokens
 from cloudtune_trainer.model import Base, load_base, make_trainable
 from cloudtune_trainer.surroundings import StopSign
@@ -57,7 +57,7 @@ def test_accumulation_does_not_change_loss_or_gradient(base: Path, encoder: Path
     for micro in (16, 4, 1):
         job = job_file("text", task=task, micro=micro, training={"batch_size": 16})
         model = adapted(encoder if task == "masked_lm" else base, job)
-        learner = make_learner(job, model, ALONE)
+        learner = make_learner(job, make_loss(job, model), ALONE)
         groups = sorted([(row,) for row in rows(16)], key=lambda group: -len(group[0].ids))
         hiding = Hiding(9, 300, (0, 1), 5)
         if task == "masked_lm":
@@ -189,7 +189,7 @@ def test_repacking_is_off_outside_evaluations(base: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(base: Path) -> None:
     job = job_file()
     model = adapted(base, job)
-    learner = make_learner(job, model, ALONE)
+    learner = make_learner(job, make_loss(job, model), ALONE)
     with torch.no_grad():
         next(weight for name, weight in model.named_parameters() if "lora_A" in name).fill_(float("nan"))
     kept = {name: weight.clone() for name, weight in model.named_parameters() if "lora_B" in name}
@@ -209,4 +209,4 @@ def test_a_gradient_of_zero_is_not_taken_for_learning(base: Path) -> None:
                 weight.zero_()
     groups = [(row,) for row in rows(2)]
     with pytest.raises(JobFailed, match="no gradient"):
-        learn(make_learner(job, model, ALONE), [causal_batch(groups, 0, CPU)], groups, 1e-3, 1.0)
+        learn(make_learner(job, make_loss(job, model), ALONE), [causal_batch(groups, 0, CPU)], groups, 1e-3, 1.0)

@@ -50,9 +50,15 @@ def job_file(
     output: dict[str, Any] | None = None,
     micro: int = 4,
     workers: int = 1,
+    nodes: int = 1,
+    sharding: str = "ddp",
+    offload: bool = False,
     max_seconds: int | None = None,
 ) -> JobFile:
-    """A job on the CPU with a local base model under ``model/`` and one data file; 6 steps of 8 rows unless told otherwise."""
+    """A job on the CPU with a local base model under ``model/`` and one data file; 6 steps of 8 rows unless told otherwise.
+
+    ``workers`` are per node.
+    """
     source = DataSource(path="train/0-rows.jsonl", format=rows_format)
     settings = {
         "max_steps": 6,
@@ -80,12 +86,13 @@ def job_file(
         }
     )
     layout = Layout(
-        nodes=1,
+        nodes=nodes,
         gpus=workers if workers > 1 else 0,
         micro_batch_size=micro,
-        gradient_accumulation_steps=settings["batch_size"] // micro // workers,
+        gradient_accumulation_steps=settings["batch_size"] // micro // workers // nodes,
         gradient_checkpointing=settings["gradient_checkpointing"],
-        sharding="ddp" if workers > 1 else "none",
+        sharding=sharding if workers * nodes > 1 else "none",
+        cpu_offload=offload,
     )
     train = (Channel(path=source.path, source=source),)
     return JobFile(

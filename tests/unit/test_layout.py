@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtune.planning.layout import layouts, why_not_sharded
+from cloudtune.planning.layout import layouts
+from cloudtune.recipe.sharded import why_not_sharded
 from cloudtune.recipe.spec import Recipe
 
 
@@ -68,6 +69,13 @@ def test_an_own_micro_batch_that_does_not_divide_is_refused():
         ({"type": "qlora"}, "adamw_torch_fused", True),
         ({"type": "qlora"}, "paged_adamw_8bit", False),
         ({"type": "qlora", "quantization": "int8"}, "adamw_torch_fused", False),
+        ({"type": "full"}, "adafactor", False),
+        ({"type": "lora", "init": "pissa"}, "adamw_torch_fused", False),
+        ({"type": "lora", "use_dora": True}, "adamw_torch_fused", True),
+        ({"type": "qlora", "use_dora": True}, "adamw_torch_fused", False),
+        ({"type": "lora", "modules_to_save": ["lm_head"]}, "adamw_torch_fused", False),
+        ({"type": "lora", "trainable_tokens": [3]}, "sgd", False),
+        ({"type": "lora", "target_parameters": ["mlp.experts.down_proj"]}, "adamw_torch", False),
     ],
 )
 def test_what_cannot_be_sharded_is_only_replicated(method, optimizer, legal):
@@ -76,3 +84,10 @@ def test_what_cannot_be_sharded_is_only_replicated(method, optimizer, legal):
     assert isinstance(found, tuple)
     assert ({layout.sharding for layout in found} == {"ddp", "fsdp"}) is legal
     assert (why_not_sharded(wanted) is None) is legal
+
+
+def test_float16_cannot_be_sharded():
+    half = recipe({"type": "full"}, batch_size=8)
+    half = half.model_copy(update={"model": half.model.model_copy(update={"dtype": "float16"})})
+    assert {layout.sharding for layout in layouts(half, nodes=1, gpus=4)} == {"ddp"}
+    assert "float16" in str(why_not_sharded(half))

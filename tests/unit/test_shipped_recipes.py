@@ -10,6 +10,7 @@ from cloudtune.clock import VirtualClock
 from cloudtune.planning.decide import decide
 from cloudtune.planning.plan import Plan
 from cloudtune.recipe.load import load_file
+from cloudtune.recipe.sharded import why_not_sharded
 from cloudtune.rendering.jobfile import job_file
 from cloudtune.session import Session
 from cloudtune.settings import Settings
@@ -58,8 +59,8 @@ def test_the_table_names_every_recipe():
 def test_the_choice_is_sensible(name, provider, tmp_path):
     plan = planned(name, provider, tmp_path)
     most_gpus, least_gib, most_usd = SENSIBLE[name]
-    unfinished = [text for text in plan.warnings if "this layout is sharded" in text]
-    assert bool(unfinished) == (plan.layout.sharding == "fsdp" or plan.layout.cpu_offload)
+    assert plan.layout.sharding != "fsdp" or why_not_sharded(plan.recipe) is None
+    assert not any("refuse" in text for text in plan.warnings)
     assert plan.chosen.provider == provider
     assert 1 <= plan.layout.gpus <= most_gpus
     assert plan.chosen.gpu_bytes >= least_gib * 2**30

@@ -19,6 +19,7 @@ from cloudtune.recipe.resolved import JobFile
 from cloudtune.recipe.spec import FullMethod, LoraMethod
 from cloudtune_trainer.checkpoints import sync
 from cloudtune_trainer.loss import decoder_of
+from cloudtune_trainer.model import result_dtype
 from cloudtune_trainer.paths import Paths
 from cloudtune_trainer.tokens import Sequence
 
@@ -57,22 +58,38 @@ def keep_initial(paths: Paths, model: Any) -> None:
     settings.init_lora_weights = kind
 
 
-def save_model(job: JobFile, paths: Paths, model: Any, tokenizer: Any) -> None:
-    """Save the trained weights with tokenizer and stop tokens, so that the folder loads by itself."""
+def save_model(job: JobFile, paths: Paths, model: Any, tokenizer: Any, state: Any = None) -> None:
+    """Save the trained weights with tokenizer and stop tokens, so that the folder loads by itself.
+
+    ``state``: name → whole weight, for a sharded model, which has no whole ones of its own.
+    """
     home = result_folder(job, paths)
     home.mkdir(parents=True, exist_ok=True)
+    given = {} if state is None else {"state_dict": state}
     if isinstance(job.recipe.method, FullMethod):
-        model.save_pretrained(home)
+        _save_full(job, home, model, given)
     else:
         # False: peft would ask the hub whether the vocabulary grew; this trainer never grows it.
         start = {"path_initial_model_for_weight_conversion": str(paths.checkpoints / INITIAL)} if moves_base(job) else {}
-        model.save_pretrained(home, save_embedding_layers=False, **start)
+        model.save_pretrained(home, save_embedding_layers=False, **start, **given)
         _sort_targets(home / "adapter_config.json")
         (home / "README.md").write_text(_card(job), encoding="utf-8")
     tokenizer.save_pretrained(home)
     generation = stopping(job, model, tokenizer)
     if generation is not None:
         generation.save_pretrained(home)
+
+
+def _save_full(job: JobFile, home: Path, model: Any, given: dict[str, Any]) -> None:
+    """Write the whole model in the type that it was computed in: the fp32 masters are of no use to whoever only runs it."""
+    dtype = result_dtype(job)
+    if given:
+        model.save_pretrained(home, **given)
+        config = json.loads((home / "config.json").read_text(encoding="utf-8"))
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (home / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    else:
+        model.to(dtype).save_pretrained(home)
 
 
 def stopping(job: JobFile, model: Any, tokenizer: Any) -> Any:

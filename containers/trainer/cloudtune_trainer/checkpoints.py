@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cloudtune.errors import JobFailed
+from cloudtune_trainer.workers import Workers
 
 MARKER = "COMPLETE"
+PROGRESS = "state.json"
 KEPT = 2
 _PREFIX = "step-"
 
@@ -45,37 +48,51 @@ class Progress:
 
 def save(folder: Path, model: Any, optimizer_state: dict[str, Any], progress: Progress) -> Path:
     """Write the checkpoint of ``progress.step``, which must not be there yet, and forget all but the newest ``KEPT``."""
-    home = _home(folder, progress.step)
+    home = home_of(folder, progress.step)
     home.mkdir(parents=True)
     save_file(trainable(model), home / "weights.safetensors")
     torch.save(optimizer_state, home / "optimizer.pt")
-    (home / "state.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    (home / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
     for path in home.iterdir():
         sync(path)
-    sizes = {path.name: path.stat().st_size for path in sorted(home.iterdir())}
-    (home / MARKER).write_text(json.dumps(sizes), encoding="utf-8")
+    complete(home, {})
+    forget_old(folder)
+    return home
+
+
+def complete(home: Path, elsewhere: Mapping[str, int]) -> None:
+    """Write the marker, which names the size of every file here and of those that are being written ``elsewhere``."""
+    sizes = {path.name: path.stat().st_size for path in home.iterdir()}
+    (home / MARKER).write_text(json.dumps(dict(sorted({**sizes, **elsewhere}.items()))), encoding="utf-8")
     sync(home / MARKER)
     sync(home)
+
+
+def forget_old(folder: Path) -> None:
+    """Remove all but the newest ``KEPT``."""
     for old in _all(folder)[:-KEPT]:
         # The marker goes first: a folder that is half deleted must not look complete.
         (old / MARKER).unlink(missing_ok=True)
         shutil.rmtree(old)
-    return home
 
 
 def exists(folder: Path, step: int) -> bool:
-    """Whether a complete checkpoint of ``step`` is there."""
-    return is_complete(_home(folder, step))
+    """Whether the checkpoint of ``step`` bears its marker: what this machine writes of it is written."""
+    return (home_of(folder, step) / MARKER).exists()
 
 
-def newest(folder: Path, job: str, *, tidy: bool = True) -> Path | None:
-    """The newest complete checkpoint; incomplete ones are removed (``tidy``). Raises JobFailed when it belongs to another job."""
-    found = None
+def newest(folder: Path, job: str, workers: Workers | None = None) -> Path | None:
+    """The newest checkpoint that is complete for every worker; incomplete ones are removed, by one worker of a machine.
+
+    Raises JobFailed when it belongs to another job. Machines may have got different ones back before a restart.
+    """
+    whole = [home for home in _all(folder) if is_complete(home)]
     for home in _all(folder):
-        if is_complete(home):
-            found = home
-        elif tidy:
-            shutil.rmtree(home)
+        if home not in whole and (workers is None or workers.keeps):
+            shutil.rmtree(home, ignore_errors=True)
+    names = [{home.name for home in whole}]
+    common = set.intersection(*(names if workers is None else workers.gather(names[0])))
+    found = folder / max(common) if common else None
     if found is not None and read_progress(found).job != job:
         hint = "give the job an empty folder, or remove its checkpoints"
         raise JobFailed("the checkpoints here were made by another recipe or other data", where=str(found), hint=hint)
@@ -84,7 +101,7 @@ def newest(folder: Path, job: str, *, tidy: bool = True) -> Path | None:
 
 def read_progress(home: Path) -> Progress:
     """The progress that a complete checkpoint was made at."""
-    return Progress(**json.loads((home / "state.json").read_text(encoding="utf-8")))
+    return Progress(**json.loads((home / PROGRESS).read_text(encoding="utf-8")))
 
 
 def read_optimizer(home: Path, device: torch.device) -> dict[str, Any]:
@@ -95,6 +112,9 @@ def read_optimizer(home: Path, device: torch.device) -> dict[str, Any]:
 
 def restore_weights(path: Path, model: Any, device: torch.device) -> None:
     """Copy saved trainable weights into ``model``. Raises JobFailed when they are of another shape of model."""
+    if not path.exists():
+        hint = "go on with the layout that it was written with, or remove the checkpoints"
+        raise JobFailed("the checkpoint was written by sharded workers", where=str(path.parent), hint=hint)
     saved = load_file(path, device=str(device))
     own = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if saved.keys() != own.keys():
@@ -136,7 +156,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _home(folder: Path, step: int) -> Path:
+def home_of(folder: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
     return folder / f"{_PREFIX}{step:08d}"
 
 

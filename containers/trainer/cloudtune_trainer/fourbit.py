@@ -19,8 +19,9 @@ _ROWS = 32  # the repacked layout comes in blocks of so many rows; bitsandbytes 
 
 def keep_trainable(model: Any) -> None:
     """Switch repacking off in every layer of ``model``."""
-    for layer in _layers(model):
-        setattr(layer, _SWITCH, False)
+    for layer in model.modules():
+        if hasattr(layer, _SWITCH):
+            setattr(layer, _SWITCH, False)
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def as_served(model: Any) -> Iterator[None]:
     from bitsandbytes.functional import has_avx512bf16
 
     usable = has_avx512bf16() and not _reads_weights(model)
-    layers = [layer for layer in _layers(model) if usable and layer.weight.quant_state.shape[0] % _ROWS == 0]
+    layers = [layer for layer in _layers(model) if usable and _repacks(layer)]
     before = [(layer.weight.data, copy.copy(layer.weight.quant_state)) for layer in layers]
     for layer in layers:
         setattr(layer, _SWITCH, True)
@@ -45,6 +46,12 @@ def as_served(model: Any) -> Iterator[None]:
 def _layers(model: Any) -> list[Any]:
     """4-bit layers on the CPU."""
     return [module for module in model.modules() if hasattr(module, _SWITCH) and module.weight.device.type == "cpu"]
+
+
+def _repacks(layer: Any) -> bool:
+    """Whether the layer's rows fill blocks. A weight without a state of its own is a shard, which is never repacked."""
+    state = getattr(layer.weight, "quant_state", None)
+    return state is not None and state.shape[0] % _ROWS == 0
 
 
 def _reads_weights(model: Any) -> bool:

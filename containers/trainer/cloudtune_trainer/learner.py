@@ -18,6 +18,7 @@ from cloudtune_trainer.batches import Batch, Group, length
 from cloudtune_trainer.loss import TokenLoss, decoder_of
 from cloudtune_trainer.model import autocast
 from cloudtune_trainer.optimizers import make_optimizer, set_rate
+from cloudtune_trainer.sharding import clip, is_sharded
 from cloudtune_trainer.tokens import IGNORED
 from cloudtune_trainer.workers import Workers
 
@@ -43,6 +44,20 @@ class Learner:
     scaler: Any
     precision: AbstractContextManager[Any]
     workers: Workers
+    sharded: bool = False
+    """Every worker holds a slice of every weight: whatever runs the model or reads a weight must run on all of them."""
+
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        """What ``question`` finds in the model, which runs as in training."""
+        with self.precision:
+            found = self.loss(None, question)
+        self.rest()
+        return found
+
+    def rest(self) -> None:
+        """After the model ran without a backward pass: shards again, which are what optimizer and checkpoints know."""
+        if self.sharded:
+            self.network.reshard()
 
     def state(self) -> dict[str, Any]:
         """State of optimizer and loss scale, for a checkpoint."""
@@ -55,12 +70,16 @@ class Learner:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def make_learner(job: JobFile, model: Any, workers: Workers) -> Learner:
-    """Loss, optimizer and data parallel wrapper around a trainable ``model``."""
-    training = job.recipe.training
-    loss = TokenLoss(model, causal=job.recipe.task == "causal_lm", chunked=training.fused_loss is True)
+def make_loss(job: JobFile, model: Any) -> TokenLoss:
+    """The loss of the job's task around ``model``."""
+    return TokenLoss(model, causal=job.recipe.task == "causal_lm", chunked=job.recipe.training.fused_loss is True)
+
+
+def make_learner(job: JobFile, loss: TokenLoss, workers: Workers) -> Learner:
+    """Optimizer and data parallel wrapper around a trainable model in its loss. A sharded one is its own wrapper."""
+    training, model = job.recipe.training, loss.model
     network: Any = loss
-    if workers.count > 1:
+    if workers.count > 1 and not is_sharded(job):
         from torch.nn.parallel import DistributedDataParallel
 
         # Gradients live in the buckets that are sent, so that they exist once.
@@ -76,6 +95,7 @@ def make_learner(job: JobFile, model: Any, workers: Workers) -> Learner:
         scaler=torch.amp.GradScaler(workers.device.type, enabled=half),
         precision=autocast(job),
         workers=workers,
+        sharded=is_sharded(job),
     )
 
 
@@ -106,8 +126,7 @@ def learn(learner: Learner, batches: list[Batch], groups: list[Group], rate: flo
             learner.scaler.scale(loss * (workers.count / max(1, learned))).backward()
         loss_sum += loss.detach().double()
     learner.scaler.unscale_(learner.optimizer)
-    trained = [weight for weight in learner.model.parameters() if weight.requires_grad]
-    norm = float(nn.utils.clip_grad_norm_(trained, longest_gradient))
+    norm = _clip(learner, longest_gradient)
     nats = workers.total([float(loss_sum)])[0]
     if not math.isfinite(nats) or not (math.isfinite(norm) or learner.scaler.is_enabled()):
         raise JobFailed(
@@ -122,8 +141,17 @@ def learn(learner: Learner, batches: list[Batch], groups: list[Group], rate: flo
     return Step(nats, learned, sum(length(group) for group in groups), norm)
 
 
+def _clip(learner: Learner, longest: float) -> float:
+    """Shorten the gradient to ``longest``; its length before."""
+    trained = [weight for weight in learner.model.parameters() if weight.requires_grad]
+    return clip(trained, longest, learner.workers) if learner.sharded else float(nn.utils.clip_grad_norm_(trained, longest))
+
+
 def _exchange(network: Any, *, last: bool) -> AbstractContextManager[Any]:
-    """Workers exchange gradients once per optimizer step, at the last micro batch."""
+    """Workers exchange gradients once per optimizer step, at the last micro batch.
+
+    Shards are exchanged after every micro batch: kept whole until the last they would take the memory that sharding saves.
+    """
     wait: Callable[[], AbstractContextManager[Any]] | None = getattr(network, "no_sync", None)
     return nullcontext() if last or wait is None else wait()
 

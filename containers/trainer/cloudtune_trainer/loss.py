@@ -10,6 +10,7 @@ and the number of workers do not change what is learned.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,7 +35,11 @@ class TokenLoss(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy h
         self.causal = causal
         self.chunked = chunked
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch | None, question: Callable[[Any], Any] | None = None) -> Any:
+        """The loss of ``batch``; or what ``question`` finds in the model, whose sharded weights are whole only in here."""
+        if question is not None:
+            return question(self.model)
+        assert batch is not None  # noqa: S101 - one of the two is given
         targets = next_tokens(batch.labels) if self.causal else batch.labels
         if self.chunked:
             return chunked_loss(decoder_of(self.model), batch, targets)

@@ -45,7 +45,8 @@ def save_merged(job: JobFile, base: Base, adapter: Path, home: Path) -> None:
 
     cpu = torch.device("cpu")
     if isinstance(job.recipe.method, QloraMethod):
-        device = cpu if job.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+        small = job.device == "cpu" or job.layout.sharding == "fsdp"  # one GPU alone may not hold even the packed weights
+        device = cpu if small else torch.device("cuda", torch.cuda.current_device())
         model = load_base(job, base, device).to(cpu).dequantize(dtype=weights_dtype(job))
     else:
         model = load_base(job, base, cpu)

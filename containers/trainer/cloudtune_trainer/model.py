@@ -8,7 +8,8 @@ Precision, mirrored by the memory estimate (docs/trainer.md has the reasons):
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,25 +99,61 @@ def pad_id(tokenizer: Any) -> int:
 
 def load_base(job: JobFile, base: Base, device: torch.device) -> Any:
     """The base model on ``device``, quantised if the method says so, its key-value cache off. Raises JobFailed."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
-    kind = AutoModelForMaskedLM if job.recipe.task == "masked_lm" else AutoModelForCausalLM
-    spec = job.recipe.model
-    try:
-        model = kind.from_pretrained(
-            base.location,
-            revision=base.revision,
-            dtype=weights_dtype(job),
-            attn_implementation="sdpa" if spec.attention == "auto" else spec.attention,
-            trust_remote_code=spec.trust_remote_code,
-            quantization_config=quantisation(job),
-            device_map={"": device},
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise JobFailed(f"the base model cannot be loaded: {_first_line(error)}", where=base.location) from error
+    arguments = {"dtype": weights_dtype(job), "quantization_config": quantisation(job), "device_map": {"": device}}
+    with _loading(base):
+        model = _kind(job).from_pretrained(base.location, revision=base.revision, **_looks(job), **arguments)
     keep_trainable(model)
     model.config.use_cache = False
     return model
+
+
+def read_unquantised(job: JobFile, base: Base) -> Any:
+    """The base model in host memory, to be dealt out: full training's in the type it is stored in, half of fp32."""
+    dtype: Any = "auto" if isinstance(job.recipe.method, FullMethod) else weights_dtype(job)
+    with _loading(base):
+        return _kind(job).from_pretrained(base.location, revision=base.revision, dtype=dtype, device_map={"": "cpu"}, **_looks(job))
+
+
+def load_skeleton(job: JobFile, base: Base) -> Any:
+    """The same model as ``load_base`` on the meta device: all its modules, no weights, no memory. Raises JobFailed."""
+    from transformers import AutoConfig
+
+    trust = job.recipe.model.trust_remote_code
+    with _loading(base):
+        config = AutoConfig.from_pretrained(base.location, revision=base.revision, trust_remote_code=trust)
+        with torch.device("meta"):
+            model = _kind(job).from_config(config, dtype=weights_dtype(job), **_looks(job))
+    if (settings := quantisation(job)) is not None:
+        from transformers.quantizers.auto import AutoHfQuantizer
+
+        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
+        quantizer.preprocess_model(model, dtype=weights_dtype(job), device_map=None)
+        quantizer.postprocess_model(model)
+    keep_trainable(model)
+    model.config.use_cache = False
+    return model
+
+
+def _kind(job: JobFile) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM if job.recipe.task == "masked_lm" else AutoModelForCausalLM
+
+
+def _looks(job: JobFile) -> dict[str, Any]:
+    spec = job.recipe.model
+    return {
+        "attn_implementation": "sdpa" if spec.attention == "auto" else spec.attention,
+        "trust_remote_code": spec.trust_remote_code,
+    }
+
+
+@contextmanager
+def _loading(base: Base) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        raise JobFailed(f"the base model cannot be loaded: {_first_line(error)}", where=base.location) from error
 
 
 def weights_dtype(job: JobFile) -> torch.dtype:
@@ -124,6 +161,11 @@ def weights_dtype(job: JobFile) -> torch.dtype:
     if job.device == "cpu" or isinstance(job.recipe.method, FullMethod):
         return torch.float32
     return _DTYPES[job.recipe.model.dtype]
+
+
+def result_dtype(job: JobFile) -> torch.dtype:
+    """The dtype that a fully trained model is saved in."""
+    return torch.float32 if job.device == "cpu" else _DTYPES[job.recipe.model.dtype]
 
 
 def quantisation(job: JobFile) -> Any:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cloudtune.errors import JobFailed
 from cloudtune.manifest import Manifest
 from cloudtune.recipe.resolved import CONTRACT_VERSION, JobFile
+from cloudtune.recipe.sharded import why_not_sharded
 
 
 def read_orders(path: Path) -> JobFile:
@@ -47,14 +48,25 @@ def _check_doable(job: JobFile) -> None:
     open_keys = [key for key, value in recipe.training.model_dump().items() if value == "auto"]
     if open_keys:
         raise JobFailed(f"job.json leaves training.{open_keys[0]} undecided", hint="the planner decides every auto before a job is made")
-    if job.layout.sharding == "fsdp" or job.layout.cpu_offload:
-        raise JobFailed("this trainer does not shard a model over GPUs yet", hint="choose a machine whose GPU holds the model")
+    _check_sharding(job)
     if recipe.task == "preference":
         raise JobFailed("this trainer does not train on preference pairs yet", hint="use task: causal_lm")
     if recipe.task == "masked_lm" and recipe.data.packing:
         raise JobFailed("masked_lm rows cannot be packed: every token would see its neighbours", hint="set data.packing: false")
     if recipe.task == "masked_lm" and any(channel.source.format != "text" for channel in (*job.train, *job.eval)):
         raise JobFailed("masked_lm learns from text rows only", hint="set format: text for every data source")
+
+
+def _check_sharding(job: JobFile) -> None:
+    layout = job.layout
+    if layout.cpu_offload and layout.sharding != "fsdp":
+        raise JobFailed("only sharded weights can lie in host memory", hint="the planner writes such layouts with sharding: fsdp")
+    if layout.sharding != "fsdp":
+        return
+    if layout.data_parallel == 1:
+        raise JobFailed("a model cannot be sharded over one worker", hint="the planner writes sharding: none for one GPU")
+    if (reason := why_not_sharded(job.recipe)) is not None:
+        raise JobFailed(reason, hint="choose a machine whose GPU holds the model, or change the recipe")
 
 
 def digest(job: JobFile) -> str:

@@ -11,61 +11,34 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import torch
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from cloudtune.errors import JobFailed
-from cloudtune.manifest import Manifest
 from cloudtune.recipe.resolved import JobFile
-from cloudtune_trainer import artifacts, checkpoints, checks, data, merge, orders
+from cloudtune_trainer import artifacts, checkpoints, checks, data, orders, shards
 from cloudtune_trainer.batches import Batch, Group, Hiding, causal_batch, masked_batch, micro_batches, steps
 from cloudtune_trainer.chat import ChatRenderer
 from cloudtune_trainer.checkpoints import Progress
 from cloudtune_trainer.evaluation import eval_batches, mean_loss
-from cloudtune_trainer.learner import Learner, Step, learn, make_learner, seed_everything
-from cloudtune_trainer.loss import check_chunked
-from cloudtune_trainer.model import Base, find_base, load_base, load_tokenizer, make_trainable, pad_id
+from cloudtune_trainer.learner import Learner, Step, learn, make_learner, make_loss, seed_everything
+from cloudtune_trainer.leaving import leave
+from cloudtune_trainer.loss import TokenLoss, check_chunked
+from cloudtune_trainer.model import Base, find_base, load_base, load_skeleton, load_tokenizer, make_trainable, pad_id, read_unquantised
 from cloudtune_trainer.packing import pack
 from cloudtune_trainer.paths import Paths
 from cloudtune_trainer.peaks import Peaks, let_go
 from cloudtune_trainer.report import Pace, Report
+from cloudtune_trainer.run import Material, Outcome, Run, epochs
 from cloudtune_trainer.schedule import rate_at
+from cloudtune_trainer.sharding import is_sharded, spread
 from cloudtune_trainer.surroundings import Interrupted, StopSign, quiet_transformers, use_threads
 from cloudtune_trainer.tokens import Sequence, Tokens
 from cloudtune_trainer.trackers import open_trackers
-from cloudtune_trainer.workers import Workers, connect, disconnect, join
+from cloudtune_trainer.workers import connect, disconnect, join
 
-Outcome = Literal["complete", "interrupted", "stopped"]
 BEST = "best.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What every part of a run needs: the orders, the folders, and the process's surroundings."""
-
-    job: JobFile
-    paths: Paths
-    workers: Workers
-    report: Report
-    peaks: Peaks
-    stop: StopSign
-    started: float
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What is trained on: the base's place, tokenizer, sequences, lines of batches, and the number of steps that makes."""
-
-    base: Base
-    tokenizer: Any
-    pad: int
-    data: data.Data
-    groups: list[Group]
-    hiding: Hiding | None
-    evaluation: list[list[Sequence]]
-    total_steps: int
 
 
 def train(job: JobFile, paths: Paths, stop: StopSign) -> Outcome:
@@ -82,13 +55,13 @@ def train(job: JobFile, paths: Paths, stop: StopSign) -> Outcome:
         connect(workers)
         learner, progress = _load(run, material)
     except Interrupted:
-        _leave(run, "interrupted", None, None, Progress(orders.digest(job)), None)
+        leave(run, "interrupted", None, None, Progress(orders.digest(job)), None)
         return "interrupted"
     resumed = progress.step or None
     progress = _evaluate_before(run, material, learner, progress)
     progress, outcome = _steps(run, material, learner, progress)
     outcome, progress = _finish(run, material, learner, progress, outcome)
-    _leave(run, outcome, material, learner.model, progress, resumed)
+    leave(run, outcome, material, learner, progress, resumed)
     paths.failure.unlink(missing_ok=True)  # of an earlier try
     disconnect()
     return outcome
@@ -103,7 +76,8 @@ def _gather(run: Run) -> Material:
     with run.peaks.phase("tokenize"):
         tokenizer, found, hiding = tokenised(job, run.paths, base)
     run.report.row("tokenize", message=_counts(found, job.recipe.data.max_length))
-    run.stop.check()
+    if run.workers.count == 1:
+        run.stop.check()  # several workers leave together, once they can talk
     groups = _lines(job, found.train)
     return Material(
         base=base,
@@ -166,34 +140,56 @@ def _load(run: Run, material: Material) -> tuple[Learner, Progress]:
     job = run.job
     run.report.row("load", message=f"loading {job.recipe.model.base}")
     with run.peaks.phase("load"):
-        model = load_base(job, material.base, run.workers.device)
-        seed_everything(job.recipe.training.seed, 0, 0)  # the same adapters on every worker and in every run
-        model = make_trainable(job, model, material.base)
-        if artifacts.moves_base(job) and run.workers.first:
-            artifacts.keep_initial(run.paths, model)
-        learner = make_learner(job, model, run.workers)
+        learner = make_learner(job, _model(run, material.base), run.workers)
         progress = Progress(orders.digest(job))
-        home = checkpoints.newest(run.paths.checkpoints, progress.job, tidy=run.workers.keeps)
+        home = checkpoints.newest(run.paths.checkpoints, progress.job, run.workers)
         if home is not None:
             progress = checkpoints.read_progress(home)
-            checkpoints.restore_weights(home / "weights.safetensors", model, run.workers.device)
-            learner.load_state(checkpoints.read_optimizer(home, run.workers.device))
+            _restore(run, learner, home)
             run.report.row("load", message=f"resuming from the checkpoint of step {progress.step}")
         _check(run, material, learner)
         let_go(run.workers.device)
-    run.stop.check()
+    if run.workers.any(run.stop.up):
+        raise Interrupted
     return learner, progress
+
+
+def _model(run: Run, base: Base) -> TokenLoss:
+    """The trainable model in its loss, whole on this worker's device or spread over all workers."""
+    job, sharded = run.job, is_sharded(run.job)
+    model = load_skeleton(job, base) if sharded else load_base(job, base, run.workers.device)
+    seed_everything(job.recipe.training.seed, 0, 0)  # the same adapters on every worker and in every run
+    loss = make_loss(job, make_trainable(job, model, base))
+    if sharded:
+        source = None
+        if run.workers.first:
+            whole = read_unquantised(job, base)
+            seed_everything(job.recipe.training.seed, 0, 0)
+            source = make_loss(job, make_trainable(job, whole, base))
+        spread(job, loss, source, run.workers)
+    elif artifacts.moves_base(job) and run.workers.first:
+        artifacts.keep_initial(run.paths, loss.model)
+    return loss
+
+
+def _restore(run: Run, learner: Learner, home: Path) -> None:
+    """Weights and optimizer as a complete checkpoint has them."""
+    if learner.sharded:
+        shards.load(home, learner.model, learner.optimizer, run.workers)
+    else:
+        checkpoints.restore_weights(home / "weights.safetensors", learner.model, run.workers.device)
+        learner.load_state(checkpoints.read_optimizer(home, run.workers.device))
 
 
 def _check(run: Run, material: Material, learner: Learner) -> None:
     """What would go wrong silently, asked on one line; the same line on every worker."""
     device, flat = run.workers.device, _flat(run.job)
     checks.check_length(learner.model, max(len(sequence.ids) for sequence in (*material.data.train, *material.data.evaluation)))
-    with learner.precision:
-        if run.job.recipe.data.packing:
-            checks.check_packing(learner.model, material.groups, material.pad, device, flat=flat)
-        if learner.loss.chunked:
-            check_chunked(learner.model, causal_batch(material.groups[:1], material.pad, device, flat=flat))
+    if run.job.recipe.data.packing:
+        learner.ask(lambda model: checks.check_packing(model, material.groups, material.pad, device, flat=flat))
+    if learner.loss.chunked:
+        batch = causal_batch(material.groups[:1], material.pad, device, flat=flat)
+        learner.ask(lambda model: check_chunked(model, batch))
 
 
 def _flat(job: JobFile) -> bool:
@@ -212,7 +208,10 @@ def _evaluate_before(run: Run, material: Material, learner: Learner, progress: P
 def _evaluate(run: Run, material: Material, learner: Learner, step: int) -> float | None:
     run.report.row("eval", step=step, total_steps=material.total_steps, message=f"evaluating {material.data.eval_rows} rows")
     with run.peaks.phase("eval"):
-        loss = mean_loss(learner.loss, material.evaluation, material.pad, run.workers, learner.precision, run.stop)
+        loss = mean_loss(
+            learner.loss, material.evaluation, material.pad, run.workers, learner.precision, run.stop, together=learner.sharded
+        )
+    learner.rest()
     if loss is not None:
         run.report.row("eval", step=step, total_steps=material.total_steps, eval_loss=round(loss, 6))
     return loss
@@ -237,7 +236,7 @@ def _steps(run: Run, material: Material, learner: Learner, progress: Progress) -
         progress = _added(progress, step, time.monotonic() - begun)
         pace.add(step.loss_sum, step.learned, step.tokens)
         if pace.due(progress.step):
-            facts = {"epoch": _epochs(run, material, progress), "learning_rate": rate, "grad_norm": round(step.norm, 5)}
+            facts = {"epoch": epochs(run, material, progress), "learning_rate": rate, "grad_norm": round(step.norm, 5)}
             run.report.row("train", **facts, **pace.row(progress.step))
         if material.evaluation and (progress.step % every_eval == 0 or progress.step == total):
             progress = _evaluated(run, material, learner, progress)
@@ -293,8 +292,11 @@ def _evaluated(run: Run, material: Material, learner: Learner, progress: Progres
     if loss is None:
         return progress
     better = progress.best_eval_loss is None or loss < progress.best_eval_loss
-    if better and run.job.recipe.training.early_stopping_patience is not None and run.workers.keeps:
-        checkpoints.save_weights(run.paths.checkpoints / BEST, learner.model)
+    if better and run.job.recipe.training.early_stopping_patience is not None:
+        if learner.sharded:
+            shards.save_best(run.paths.checkpoints, learner.model, run.workers)
+        elif run.workers.keeps:
+            checkpoints.save_weights(run.paths.checkpoints / BEST, learner.model)
     return replace(
         progress,
         eval_loss=loss,
@@ -305,10 +307,17 @@ def _evaluated(run: Run, material: Material, learner: Learner, progress: Progres
 
 
 def _save(run: Run, learner: Learner, progress: Progress, total: int) -> None:
-    if run.workers.keeps and not checkpoints.exists(run.paths.checkpoints, progress.step):
-        with run.peaks.phase("save"):
-            home = checkpoints.save(run.paths.checkpoints, learner.model, learner.state(), progress)
-        run.report.row("save", step=progress.step, total_steps=total, message=f"checkpoint {home.name}")
+    missing = not checkpoints.exists(run.paths.checkpoints, progress.step)
+    with run.peaks.phase("save"):
+        if learner.sharded:
+            missing = run.workers.any(missing)
+            if missing:
+                shards.save(run.paths.checkpoints, learner.model, learner.optimizer, progress, run.workers)
+        elif missing and run.workers.keeps:
+            checkpoints.save(run.paths.checkpoints, learner.model, learner.state(), progress)
+    if missing:
+        message = f"checkpoint {checkpoints.home_of(run.paths.checkpoints, progress.step).name}"
+        run.report.row("save", step=progress.step, total_steps=total, message=message)
     run.workers.wait()
 
 
@@ -316,103 +325,21 @@ def _finish(run: Run, material: Material, learner: Learner, progress: Progress, 
     """Checkpoint, best weights back in place, and the last evaluation. Being asked to end meanwhile makes it an interruption."""
     if progress.step:
         _save(run, learner, progress, material.total_steps)
-    best = run.paths.checkpoints / BEST
-    if outcome != "interrupted" and run.job.recipe.training.early_stopping_patience is not None and best.exists():
-        checkpoints.restore_weights(best, learner.model, run.workers.device)
+    if outcome != "interrupted" and run.job.recipe.training.early_stopping_patience is not None and _back_to_best(run, learner):
         progress = replace(progress, eval_loss=progress.best_eval_loss, eval_loss_step=progress.step)
     if outcome != "interrupted" and material.evaluation and progress.eval_loss_step != progress.step:
         progress = _evaluated(run, material, learner, progress)
     return ("interrupted" if run.workers.any(run.stop.up) else outcome), progress
 
 
-def _leave(run: Run, outcome: Outcome, material: Material | None, model: Any, progress: Progress, resumed: int | None) -> None:
-    """Artifacts, copies of the records, manifest; all by the first worker. ``model`` is None when none was loaded."""
-    if run.workers.first:
-        run.paths.model.mkdir(parents=True, exist_ok=True)
-        sizes = Sizes.of(model)
-        if material is not None:
-            run.report.row("save", step=progress.step, total_steps=material.total_steps, message="writing the artifacts")
-            with run.peaks.phase("save"):
-                artifacts.save_model(run.job, run.paths, model, material.tokenizer)
-                artifacts.save_eval_set(run.paths.model / artifacts.EVAL_SET_NAME, material.data.evaluation)
-                if run.job.recipe.output.merge and outcome != "interrupted":
-                    _merge(run, material, model)
-            if run.job.recipe.output.push_to_hub is not None and outcome == "complete":
-                run.report.row("save", message=f"uploaded to {artifacts.upload(run.job, run.paths)}")
-        run.report.row("done", message=_farewell(outcome, progress))
-        artifacts.copy_records(run.paths)
-        artifacts.write_manifest(run.paths.manifest, _manifest(run, outcome, material, sizes, progress, resumed))
-    run.workers.wait()
-
-
-def _merge(run: Run, material: Material, model: Any) -> None:
-    run.report.row("save", message="merging base and adapter")
-    lines = material.groups[:1]
-    reference = merge.probe(run.job, model, causal_batch(lines, material.pad, run.workers.device))
-    home = run.paths.model / "merged"
-    merge.save_merged(run.job, material.base, artifacts.result_folder(run.job, run.paths), home)
-    material.tokenizer.save_pretrained(home)
-    error = merge.merge_error(run.job, home, causal_batch(lines, material.pad, torch.device("cpu")), reference)
-    run.report.row("save", message=f"merged; read back, its logits differ from the adapter's by at most {error:.2g}")
-
-
-def _farewell(outcome: Outcome, progress: Progress) -> str:
-    if progress.eval_loss_before is None or progress.eval_loss is None:
-        return outcome
-    return f"{outcome}; eval loss {progress.eval_loss_before:.4f} before, {progress.eval_loss:.4f} after"
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Numbers of weights, counted before the model is taken apart."""
-
-    trainable: int = 0
-    total: int = 0
-
-    @classmethod
-    def of(cls, model: Any) -> Sizes:
-        weights = [] if model is None else list(model.parameters())
-        return cls(sum(weight.numel() for weight in weights if weight.requires_grad), sum(map(_elements, weights)))
-
-
-def _elements(weight: Any) -> int:
-    """Elements of a weight; 4-bit ones lie two in a byte."""
-    packed = weight.__class__.__name__ == "Params4bit" and weight.quant_state is not None
-    return int(math.prod(weight.quant_state.shape)) if packed else int(weight.numel())
-
-
-def _manifest(run: Run, outcome: Outcome, material: Material | None, sizes: Sizes, progress: Progress, resumed: int | None) -> Manifest:
-    recipe = run.job.recipe
-    found = None if material is None else material.data
-    at_end = progress.eval_loss_step == progress.step
-    return Manifest(
-        outcome=outcome,
-        launch_id=run.paths.launch_id,
-        recipe_name=recipe.name,
-        method=recipe.method.type,
-        base_model=recipe.model.base,
-        steps=progress.step,
-        total_steps=0 if material is None else material.total_steps,
-        epochs=0.0 if material is None else _epochs(run, material, progress),
-        train_loss=progress.loss_sum / progress.trained_tokens if progress.trained_tokens else None,
-        eval_loss_before=progress.eval_loss_before,
-        eval_loss_after=progress.eval_loss if at_end else None,
-        eval_rows=0 if found is None else found.eval_rows,
-        train_rows=0 if found is None else found.train_rows,
-        dropped_rows=0 if found is None else found.dropped_rows,
-        tokens=progress.tokens,
-        trained_tokens=progress.trained_tokens,
-        seconds=round(progress.seconds or time.monotonic() - run.started, 2),
-        train_seconds=round(progress.train_seconds, 2),
-        trainable_parameters=sizes.trainable,
-        total_parameters=sizes.total,
-        peak_memory=run.peaks.summary(),
-        predicted_peak_bytes=run.job.predicted_peak_bytes,
-        versions=artifacts.versions(),
-        resumed_from_step=resumed,
-        artifacts=artifacts.list_artifacts(run.paths.model),
-    )
-
-
-def _epochs(run: Run, material: Material, progress: Progress) -> float:
-    return round(progress.step * run.job.layout.batch_size / len(material.groups), 4)
+def _back_to_best(run: Run, learner: Learner) -> bool:
+    """Put the best weights back; False when none were kept."""
+    if learner.sharded:
+        if shards.has_best(run.paths.checkpoints, run.workers):
+            shards.load_best(run.paths.checkpoints, learner.model, run.workers)
+            return True
+        return False
+    best = run.paths.checkpoints / BEST
+    if best.exists():
+        checkpoints.restore_weights(best, learner.model, run.workers.device)
+    return best.exists()

@@ -49,9 +49,17 @@ class Workers:
         """Whether ``flag`` is set on any worker."""
         return self.total([float(flag)])[0] > 0
 
+    def gather(self, value: Any) -> list[Any]:
+        """``value`` of every worker, in the order of their ranks."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, value)
+        return found
+
     def wait(self) -> None:
-        """Until every worker is here."""
-        if self.count > 1:
+        """Until every worker is here; at once when they were never connected."""
+        if self.count > 1 and distributed.is_initialized():
             distributed.barrier()
 
 
