@@ -19,6 +19,7 @@ from cloudtune.memory.timeline import timeline
 from cloudtune.models.families import shape_of
 from cloudtune.models.registry import entries, find_shape
 from cloudtune.units import GIB, gib
+from tests.pace import slowness
 from tests.unit.memory_builders import L4, layout, recipe, shape
 
 HERE = Path(__file__).parent
@@ -165,10 +166,10 @@ def cpu_seconds(job: Job) -> float:
     ("model", "gpus", "limit"), [(LLAMA_8B, 1, 0.05), ("meta-llama/Llama-3.1-405B", 8, 0.2)], ids=["8B QLoRA", "405B FSDP"]
 )
 def test_speed(model: str, gpus: int, limit: float) -> None:
-    """The goal is ``limit``; a shared machine gets three times as much before the test speaks up."""
+    """The goal is ``limit``; half as much again before the test speaks up."""
     plan = layout(micro=1, gpus=gpus, sharding="fsdp" if gpus > 1 else "none")
     job = job_of(recipe({"type": "qlora"}, length=2048, fused_loss=True), find_shape(model, base_dir=HERE), plan, L4)
-    assert cpu_seconds(job) < 3 * limit
+    assert cpu_seconds(job) < 1.5 * limit * slowness()
 
 
 def test_a_tape_is_the_same_every_time() -> None:

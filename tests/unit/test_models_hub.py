@@ -179,17 +179,17 @@ def test_an_answer_without_a_commit(server: HubServer, sha: object) -> None:
 
 
 def test_no_answer_in_time(server: HubServer) -> None:
-    server.give(ABOUT, delay=1.0)
+    server.give(ABOUT, delay=4.0)
     started = time.monotonic()
     assert refused(server, timeout=0.2).code == "hub-offline"
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 3.5
 
 
 def test_a_slow_sender_meets_the_deadline(server: HubServer) -> None:
     server.give(ABOUT, body=b" " * 200, drip=True)
     started = time.monotonic()
     assert refused(server, timeout=0.3).code == "hub-offline"
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 6.0
 
 
 def test_a_broken_off_answer(server: HubServer) -> None:

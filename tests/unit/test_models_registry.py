@@ -15,6 +15,7 @@ import pytest
 from cloudtune.errors import SourceError
 from cloudtune.models.registry import LARGEST_CONFIG_BYTES, collected, entries, find_shape
 from cloudtune.recipe.quickstart import QUICKSTART_CONFIG
+from tests.pace import slowness
 
 SMALL = {
     "model_type": "llama",
@@ -169,4 +170,4 @@ def test_it_is_quick_and_loads_nothing_heavy() -> None:
     assert not {"torch", "transformers", "pydantic", "numpy", "http", "socket", "ssl", "difflib"} & set(loaded)
     started = time.perf_counter()
     find_shape("meta-llama/Llama-3.1-405B", base_dir=Path())
-    assert time.perf_counter() - started < 0.05  # measured: 0.1 ms warm, 1.3 ms with reading the registry
+    assert time.perf_counter() - started < 0.05 * slowness()  # measured: 0.1 ms warm, 1.3 ms with reading the registry

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from cloudtune.recipe.load import load_file
+from tests.pace import slowness
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "tests" / "data" / "recipes" / "qlora-on-completions.yaml"
@@ -36,19 +37,24 @@ def test_a_normal_recipe_loads_in_milliseconds() -> None:
         began = time.perf_counter()
         load_file(RECIPE)
         times.append(time.perf_counter() - began)
-    assert min(times) < 0.030
+    assert min(times) < 0.030 * slowness()
 
 
 def test_the_loader_imports_nothing_heavy_and_is_quick() -> None:
-    """Start-up of the loader over that of pydantic and ruamel.yaml, which it needs; the bound is loose for busy machines."""
+    """Its start-up stays near that of pydantic and ruamel.yaml, which it needs; both are timed in the same process."""
     code = (
         "import json, sys, time\n"
-        "import pydantic, ruamel.yaml\n"
         "began = time.process_time()\n"
+        "import pydantic.main, ruamel.yaml\n"
+        "needed = time.process_time() - began\n"
         "import cloudtune.recipe.load\n"
-        "print(json.dumps([time.process_time() - began, sorted({name.partition('.')[0] for name in sys.modules})]))\n"
+        "ours = time.process_time() - began - needed\n"
+        "print(json.dumps([ours / needed, sorted({name.partition('.')[0] for name in sys.modules})]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    seconds, modules = json.loads(done.stdout)
-    assert not HEAVY & set(modules)
-    assert seconds < 0.15
+    ratios = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        ratio, modules = json.loads(done.stdout)
+        assert not HEAVY & set(modules)
+        ratios.append(ratio)
+    assert min(ratios) < 1.8  # measured: 1.1, most of it the schema of the recipe
