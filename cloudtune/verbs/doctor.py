@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cloudtune
-from cloudtune.errors import CloudtuneError
+from cloudtune.errors import CloudtuneError, UsageError
 from cloudtune.resources import resource_dir
 from cloudtune.units import gib
 
@@ -64,6 +64,16 @@ def doctor(session: Session, *, provider: str | None = None) -> Diagnosis:
     checks = [*_program(), *_places(session), *_machine()]
     checks += [] if provider in (None, "local") else _cloud(str(provider), session)
     return Diagnosis(tuple(checks), session.settings.listed())
+
+
+def needed_policies(session: Session, provider: str | None) -> dict[str, Any]:
+    """The policies that a provider needs, by whom they are for. Calls nobody. Raises UsageError for a provider without policies."""
+    if provider != "aws":
+        raise UsageError("policies can be printed for aws only", hint="cloudtune doctor --provider aws --print-policy")
+    from cloudtune.providers.aws.policy import policies
+
+    settings = session.settings
+    return policies(settings.aws_role, settings.aws_bucket, settings.aws_region)
 
 
 def _program() -> Iterator[Check]:
