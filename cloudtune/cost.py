@@ -13,6 +13,17 @@ def run_usd(hours: float, usd_per_hour: float, nodes: int = 1) -> float:
     return round(hours * usd_per_hour * nodes, 4)
 
 
+def billed_usd(billable_seconds: float, usd_per_hour: float, nodes: int = 1, *, retained_seconds: float = 0.0) -> float:
+    """What a provider bills: its own count of seconds at the full price, and machines that it kept after the end."""
+    return run_usd((billable_seconds + retained_seconds) / 3600, usd_per_hour, nodes)
+
+
+def range_usd(hours: float, usd_per_hour_high: float, nodes: int = 1, *, low_share: float) -> tuple[float, float]:
+    """Least and most of a run whose price shows only on the bill: between ``low_share`` of the highest price and all of it."""
+    high = run_usd(hours, usd_per_hour_high, nodes)
+    return round(high * low_share, 4), high
+
+
 def affordable_seconds(max_usd: float, usd_per_hour: float, nodes: int = 1) -> int | None:
     """Whole seconds that ``max_usd`` pays for, rounded down; None when the machine costs nothing."""
     rate = usd_per_hour * nodes

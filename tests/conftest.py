@@ -31,12 +31,17 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_surroundings(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh home, shared cache, no user settings, no hub, whatever the environment says."""
+    """Fresh home, shared cache, no user settings, no login, no hub, whatever the environment says."""
     for name in [name for name in os.environ if name.startswith("CLOUDTUNE_") and name != "CLOUDTUNE_REWRITE"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CLOUDTUNE_HOME", str(tmp_path / "cloudtune-home"))
     monkeypatch.setenv("CLOUDTUNE_CACHE", str(shared_cache))
     monkeypatch.setenv("CLOUDTUNE_CONFIG", str(tmp_path / "no-settings.toml"))
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # a login of the machine's own would be the runner's
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -123,6 +123,11 @@ class Ledger:
         """(USD per hour of one machine, number of machines) of every launch, without reading the plans."""
         return {LaunchId(row[0]): (row[1], row[2]) for row in self._rows("SELECT id, usd_per_hour, nodes FROM launches")}
 
+    def bills(self) -> dict[LaunchId, Mapping[str, Any]]:
+        """The last ``cost`` event of every launch that has one: what its provider billed in the end."""
+        sql = "SELECT launch_id, body FROM events WHERE kind = 'cost' ORDER BY seq"
+        return {LaunchId(row[0]): json.loads(row[1]) for row in self._rows(sql)}
+
     def rebuild(self) -> int:
         """Throw the cached views away and fold every event again. Returns the number of events."""
         return self._database.write(rebuild_heads)

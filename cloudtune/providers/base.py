@@ -109,6 +109,26 @@ class Examiner(Protocol):
     def examine(self) -> Sequence[Finding]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a provider bills for one job, per machine, in seconds; None = it has not said.
+
+    ``billable_seconds`` at the full price, discounts already taken off; ``retained_seconds``: machines kept after the end.
+    ``instance``: the type that it ran on, when the provider chose. ``final``: nothing of this will change any more.
+    """
+
+    billable_seconds: float | None = None
+    retained_seconds: float | None = None
+    instance: str = ""
+    final: bool = False
+
+
+class Billing(Protocol):
+    """Says what a job that has ended costs."""
+
+    def bill(self, ref: JobRef) -> Bill: ...
+
+
 class Fence(Protocol):
     """After ``fence`` returned None, no earlier submit of this launch id can start a job any more."""
 
@@ -144,4 +164,5 @@ class Place:
     killer: Killer | None = None
     inventory: Inventory | None = None
     examiner: Examiner | None = None
+    billing: Billing | None = None
     settle_seconds: float = 0.0

@@ -11,7 +11,7 @@ from cloudtune.units import duration, usd
 
 if TYPE_CHECKING:
     from cloudtune.job import JobView
-    from cloudtune.verbs.cost import Costs
+    from cloudtune.verbs.cost import CostRow, Costs
     from cloudtune.verbs.reconcile import Reconciled
 
 STATE_STYLES: dict[str, Style] = {
@@ -104,6 +104,15 @@ def reconciled_lines(settled: Reconciled, page: Page) -> list[str]:
     return table(page, [Column(""), Column("", flexible=True)], rows, indent=0) if rows else ["nothing was left open"]
 
 
+def _cost(row: CostRow) -> str:
+    """The sum, and its range while a part of it shows only on the bill."""
+    if row.usd is None:
+        return "unknown"
+    if row.usd_low is None or row.usd_high is None or row.usd_low == row.usd_high:
+        return usd(row.usd)
+    return f"{usd(row.usd)} ({usd(row.usd_low)} to {usd(row.usd_high)})"
+
+
 def cost_lines(costs: Costs, page: Page) -> list[str]:
     """``cost``: a row each, and the sum."""
     columns = [Column(costs.by), Column("jobs", "right"), Column("hours", "right"), Column("cost", "right")]
@@ -111,7 +120,7 @@ def cost_lines(costs: Costs, page: Page) -> list[str]:
         return ["no jobs yet"]
     rows = [
         Row(
-            [row.name, str(row.jobs), f"{row.hours:.2f}", "unknown" if row.usd is None else usd(row.usd)],
+            [row.name, str(row.jobs), f"{row.hours:.2f}", _cost(row)],
             "bold" if row is costs.total else None,
         )
         for row in (*costs.rows, *((costs.total,) if len(costs.rows) > 1 else ()))

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 from cloudtune.errors import AuthError, CloudtuneError, NotFoundError, RejectedError, ThrottledError, UnavailableError
 from cloudtune.job import JobRef, LaunchId, Reading
 from cloudtune.providers.aws.client import REGION, Regions, asking
-from cloudtune.providers.aws.readings import lost
+from cloudtune.providers.aws.readings import bill_of, lost
 from cloudtune.providers.aws.watch import Watch
-from cloudtune.wire.aws import CREATE, POLL, Pace, facts_of
+from cloudtune.wire.aws import CREATE, POLL, Pace, facts_of, server_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cloudtune.clock import Clock
     from cloudtune.providers.aws.logs import AwsLogs
-    from cloudtune.providers.base import Request
+    from cloudtune.providers.base import Bill, Request
 
 PROVIDER: Final = "aws"
 SETTLE_SECONDS: Final = 330.0
@@ -36,7 +36,7 @@ _LAUNCH_TAG: Final = "cloudtune:launch-id"
 
 
 class AwsJobs:
-    """A JobService, and an Inventory, over the regions of one login."""
+    """A JobService, an Inventory and the Billing, over the regions of one login."""
 
     def __init__(
         self, regions: Regions, clock: Clock, logs: AwsLogs | None = None, *, poll: Pace = POLL, create: Pace = CREATE,
@@ -95,6 +95,11 @@ class AwsJobs:
             if status not in ("Completed", "Failed", "Stopped", "Stopping", "Deleting"):
                 raise
         self.watch(ref.place).touch(ref.name)
+
+    def bill(self, ref: JobRef) -> Bill:
+        """What the service bills for the job. Raises NotFoundError for one that it does not have."""
+        answer = self.watch(ref.place).describe(ref.name)
+        return bill_of(answer, server_time(answer))
 
     def inventory(self) -> Sequence[JobRef]:
         """Every job with our tag in the regions that this home knows, newest last."""

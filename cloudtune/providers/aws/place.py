@@ -50,6 +50,7 @@ def connect(settings: PlaceSettings, clock: Clock) -> Place:
         preflight=checks,
         inventory=jobs,
         examiner=checks,
+        billing=jobs,
         settle_seconds=SETTLE_SECONDS,
     )
 

@@ -1,18 +1,20 @@
 """DescribeTrainingJob's answer → what we keep of a job, and a Reading of it. Pure.
 
-Money runs from TrainingStartTime (before the image is fetched) to TrainingEndTime. BillableTimeInSeconds is the
-service's own count, for spot already with its discount; it comes late, and until then the time on the clock stands in.
+Money runs from TrainingStartTime (before the image is fetched) to TrainingEndTime; a reading tells that time. The bill
+tells BillableTimeInSeconds, the service's own count, which comes late and is, for spot, already less the discount: it goes
+with the on-demand price, a reading's time with the price of the plan.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from cloudtune.job import JobRef, JobState, Reading
 from cloudtune.providers.aws.tables import meaning, native_state
+from cloudtune.providers.base import Bill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +39,7 @@ class Seen:
     changed: datetime | None
     started: datetime | None = None
     ended: datetime | None = None
-    billable: float | None = None
+    trained: float | None = None
     exit_code: int | None = None
 
     @property
@@ -53,7 +55,7 @@ def seen_of(answer: Mapping[str, Any]) -> Seen:
     meant = meaning(status, secondary, reason)
     root = f"{str(answer.get('OutputDataConfig', {}).get('S3OutputPath', '')).rstrip('/')}/{name}"
     code = _EXIT.search(reason)
-    billable = answer.get("BillableTimeInSeconds")
+    trained = answer.get("TrainingTimeInSeconds")
     return Seen(
         stamp=(status, secondary, answer.get("LastModifiedTime")),
         state=meant.state,
@@ -64,7 +66,7 @@ def seen_of(answer: Mapping[str, Any]) -> Seen:
         changed=answer.get("LastModifiedTime"),
         started=answer.get("TrainingStartTime"),
         ended=answer.get("TrainingEndTime"),
-        billable=float(billable) if billable is not None else None,
+        trained=float(trained) if trained is not None else None,
         exit_code=int(code[1]) if code and meant.state is JobState.FAILED else None,
     )
 
@@ -98,12 +100,36 @@ def reading_of(ref: JobRef, seen: Seen, now: datetime | None, progress: Progress
 
 def billed(seen: Seen, now: datetime | None) -> float | None:
     """Seconds of one machine that are paid for, or were so far; None before they count."""
-    if seen.billable is not None and (seen.state.terminal or seen.started is None):
-        return seen.billable
+    if seen.trained is not None and seen.state.terminal:
+        return seen.trained
     end = seen.ended or now
     if seen.started is None or end is None:
         return None
     return max(0.0, (end - seen.started).total_seconds())
+
+
+LATE: Final = timedelta(hours=24)
+"""A count that has not come by then does not come; the time on the clock, which is never less, stands for it."""
+
+
+def bill_of(answer: Mapping[str, Any], now: datetime | None) -> Bill:
+    """The bill in DescribeTrainingJob's ``answer``; ``now`` is the service's own clock."""
+    seen = seen_of(answer)
+    config = answer.get("ResourceConfig", {})
+    instance = str(config.get("SelectedInstanceType") or config.get("InstanceType") or "")
+    pool = answer.get("WarmPoolStatus", {})
+    retained = pool.get("ResourceRetainedBillableTimeInSeconds")
+    settled = seen.state.terminal and pool.get("Status") not in ("Available", "InUse")
+    billable = answer.get("BillableTimeInSeconds")
+    if billable is None and seen.state.terminal:
+        late = seen.changed is not None and now is not None and now - seen.changed >= LATE
+        billable, settled = billed(seen, now) or 0.0, settled and (seen.started is None or late)
+    return Bill(
+        billable_seconds=float(billable) if billable is not None else None,
+        retained_seconds=float(retained) if retained is not None else None,
+        instance=instance,
+        final=settled,
+    )
 
 
 def lost(ref: JobRef) -> Reading:
