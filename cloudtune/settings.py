@@ -57,6 +57,7 @@ MEANINGS = (
     Meaning("gcp_bucket", "Cloud Storage bucket for code, data and results"),
     Meaning("gcp_region", "region of your project to work in"),
     Meaning("gcp_service_account", "e-mail of the account that Vertex AI jobs run as"),
+    Meaning("gcp_image", "how a job's image comes about: remote (the default) or engine"),
     Meaning("gcp_repository", "Artifact Registry repository for built images"),
     Meaning("gcp_endpoint", "address of a stand-in for Vertex AI (http:// or grpc://); not set: Google's own"),
 )
@@ -109,6 +110,7 @@ class Settings:
     gcp_bucket: str | None = None
     gcp_region: str | None = None
     gcp_service_account: str | None = None
+    gcp_image: str | None = None
     gcp_repository: str | None = None
     gcp_endpoint: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -43,13 +43,7 @@ class Entry:
 PROVIDERS: dict[str, Entry] = {
     "local": Entry("cloudtune.providers.local.place"),
     "aws": Entry("cloudtune.providers.aws.place", "aws", request="cloudtune.providers.aws.request"),
-    "gcp": Entry(
-        "",
-        "gcp",
-        "`cloudtune plan --provider gcp` already shows machines and prices, `cloudtune render --provider gcp --target request` what "
-        "would be sent; run with --provider local",
-        "cloudtune.providers.gcp.request",
-    ),
+    "gcp": Entry("cloudtune.providers.gcp.place", "gcp", request="cloudtune.providers.gcp.request"),
 }
 
 

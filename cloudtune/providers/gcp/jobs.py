@@ -133,9 +133,12 @@ class GcpJobs:
     def _create(self, request: Request, project: str, region: str, owners: Ownership, mark: Mark) -> list[Seen]:
         try:
             made = self._vertex(region).create(request.body)
-        except UnavailableError:
+        except UnavailableError as lost_answer:
             until = self._clock.now().timestamp() + LAG_SECONDS
-            there = self._look_again(project, region, request.launch_id, until=until)
+            try:
+                there = self._look_again(project, region, request.launch_id, until=until)
+            except CloudtuneError as blind:  # such as a login that died: it must not look like a clear no
+                raise lost_answer from blind
             if not there:
                 raise
             return there

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from cloudtune.errors import RejectedError, UsageError
 from cloudtune.providers.base import Request
 from cloudtune.providers.gcp.limits import LEAST_DISK_GB, MAX_FLEX_SECONDS, MAX_SECONDS, RESERVATION_KEY, require_valid
-from cloudtune.providers.gcp.machines import boot_disk_type, needs_network_script
+from cloudtune.providers.gcp.machines import MACHINES, boot_disk_type, needs_network_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,8 +146,10 @@ def _pools(plan: Plan, staged: Staged, launch_id: LaunchId, image: str, bucket: 
 
 def _machine(plan: Plan) -> dict[str, Any]:
     spec: dict[str, Any] = {"machineType": plan.chosen.instance}
-    if plan.chosen.accelerator and plan.layout.gpus:
-        spec |= {"acceleratorType": plan.chosen.accelerator, "acceleratorCount": plan.layout.gpus}
+    if plan.chosen.accelerator:
+        # A machine that comes with cards is asked for with them, also where a layout leaves them unused.
+        count = plan.layout.gpus or min(MACHINES.get(plan.chosen.instance, {}).get(plan.chosen.accelerator, (1,)))
+        spec |= {"acceleratorType": plan.chosen.accelerator, "acceleratorCount": count}
     reservation = plan.recipe.compute.gcp.reservation
     if reservation:
         spec["reservationAffinity"] = {

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from cloudtune_entry import accelerator, child, cluster, credentials, lifeline, mirror, outcome, rights
+from cloudtune_entry import accelerator, child, cluster, credentials, lifeline, mirror, outcome, owner, rights
 from cloudtune_entry.ground import Ground, Trouble, find_ground, lay_out
 from cloudtune_entry.orders import read_orders
 from cloudtune_entry.outcome import say
@@ -22,11 +22,15 @@ def main() -> int:
     copies = mirror.Mirror()
     attempt = 1
     try:
+        other = owner.other_owner(ground, os.environ)
+        if other:
+            say(f"{other}; ending")
+            return outcome.COMPLETE
+        copies = mirror.make_mirror(ground, os.environ)
         lay_out(ground, os.environ)
+        _restore(copies)
         attempt = outcome.count_attempt(ground)
         say(f"{ground.kind} container, start {attempt} of this job, folders below {ground.root}")
-        copies = mirror.make_mirror(ground, os.environ)
-        _restore(copies)
         ended = _train(ground, signals, copies, secrets)
     except Trouble as trouble:
         ended = outcome.Outcome("failed", outcome.FAILED, str(trouble))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ def lay_out(ground: Ground, environ: Mapping[str, str]) -> None:
         raise Trouble(f"the job's folder {ground.root} cannot be written: {error.strerror}; mount a writable folder there") from error
     if ground.kind == "vertex" and environ.get("CLOUDTUNE_INPUT"):
         _link_inputs(ground, bucket_path(environ["CLOUDTUNE_INPUT"]))
+    if ground.kind == "vertex" and environ.get("CLOUDTUNE_INPUTS"):
+        _link_each(ground, environ["CLOUDTUNE_INPUTS"])
 
 
 def _link_inputs(ground: Ground, source: Path) -> None:
@@ -67,6 +70,21 @@ def _link_inputs(ground: Ground, source: Path) -> None:
         place = ground.data / part.name
         if not os.path.lexists(place):
             place.symlink_to(part)
+
+
+def _link_each(ground: Ground, text: str) -> None:
+    """Path below the input folder → URI, as JSON: each is kept in the bucket by its content and linked under its name."""
+    try:
+        places = {str(name): bucket_path(str(uri)) for name, uri in json.loads(text).items()}
+    except (ValueError, AttributeError) as error:
+        raise Trouble(f"the list of inputs is damaged ({error}): launch the job again") from error
+    for name, source in places.items():
+        if not source.exists():
+            raise Trouble(f"the input {name} is not there as {source}; may the job's service account read the bucket?")
+        place = ground.data / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(place):
+            place.symlink_to(source)
 
 
 def bucket_path(uri: str) -> Path:

@@ -16,6 +16,8 @@ from cloudtune_entry.ground import Ground, bucket_path
 from cloudtune_entry.outcome import say
 
 EVERY_SECONDS = 20.0
+VARIABLE = "CLOUDTUNE_MIRROR_SECONDS"  # another pause between copies: rehearsals are short
+HISTORY = ("data/starts.jsonl", "data/metrics.jsonl")  # below the output; the next start goes on writing them
 LAST = ("COMPLETE", "manifest.json")  # the markers: whoever sees one may trust everything beside it
 
 
@@ -25,11 +27,16 @@ class Mirror:
 
     pairs: tuple[tuple[Path, Path], ...] = ()
     checkpoints: tuple[Path, Path] | None = None
+    every_seconds: float = EVERY_SECONDS
     _known: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _next: float = 0.0
 
     def restore(self) -> int:
-        """Copy marked checkpoints back from the bucket; returns how many."""
+        """Copy the run's history and marked checkpoints back from the bucket; returns how many checkpoints."""
+        for local, remote in self.pairs:
+            for name in HISTORY:
+                if (remote / name).is_file() and not (local / name).exists() and (local / name).parent.is_dir():
+                    shutil.copyfile(remote / name, local / name)
         if self.checkpoints is None or not self.checkpoints[1].is_dir():
             return 0
         local, remote = self.checkpoints
@@ -39,10 +46,10 @@ class Mirror:
         return len(marked)
 
     def tick(self) -> None:
-        """Copy what is new, every ``EVERY_SECONDS``."""
+        """Copy what is new, every ``every_seconds``."""
         if self.pairs and time.monotonic() >= self._next:
             self.copy()
-            self._next = time.monotonic() + EVERY_SECONDS
+            self._next = time.monotonic() + self.every_seconds
 
     def copy(self) -> None:
         """Copy what is new now. A mount that refuses is said and tried again later: the training goes on."""
@@ -86,4 +93,4 @@ def make_mirror(ground: Ground, environ: Mapping[str, str]) -> Mirror:
     checkpoints = (ground.root / "checkpoints", bucket_path(kept) if kept else model.parent / "checkpoints")
     # The model last: its manifest tells the launcher that everything else has arrived.
     pairs = (checkpoints, (ground.output, model.parent / "output"), (ground.root / "model", model))
-    return Mirror(pairs=pairs, checkpoints=checkpoints)
+    return Mirror(pairs=pairs, checkpoints=checkpoints, every_seconds=float(environ.get(VARIABLE) or EVERY_SECONDS))
