@@ -191,7 +191,16 @@ def test_it_is_a_program_of_its_own(tmp_path: Path) -> None:
         environment = json.loads(program.stdout.readline())
         url = f"{environment['STORAGE_EMULATOR_HOST']}/storage/v1/b/{environment['CLOUDTUNE_GCP_BUCKET']}"
         assert requests.get(url, timeout=10).json()["location"] == "US-CENTRAL1"
-        assert environment["CLOUDTUNE_GCP_ENDPOINT"].startswith("http://127.0.0.1:")
+        base = environment["CLOUDTUNE_GCP_ENDPOINT"]
+        assert base.startswith("http://127.0.0.1:")
+        assert requests.post(f"{base}/standin/fault", json={"operation": "ListCustomJobs", "kind": "error503"}, timeout=10).ok
+        assert requests.post(f"{base}/standin/fault", json={"kind": "earthquake"}, timeout=10).status_code == 400
+        listed = f"{base}/v1/projects/{environment['GOOGLE_CLOUD_PROJECT']}/locations/us-central1/customJobs"
+        assert [requests.get(listed, timeout=10).status_code for _ in range(2)] == [503, 200]
+        assert requests.get(f"{base}/standin/calls", timeout=10).json()["ListCustomJobs"] == 2
+        assert requests.post(f"{base}/standin/preempt", json={"job": "none"}, timeout=10).status_code == 400
+        assert requests.post(f"{base}/standin/advance", json={"seconds": 60}, timeout=10).ok
+        assert requests.get(f"{base}/standin/jobs", timeout=10).json() == []
         program.send_signal(signal.SIGTERM)
         assert program.wait(20) == 0
 

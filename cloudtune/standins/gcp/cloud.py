@@ -18,6 +18,7 @@ from typing import Literal
 from cloudtune.standins.clock import StandinClock
 from cloudtune.standins.faults import FaultPlan
 from cloudtune.standins.gcp.builds import Builds
+from cloudtune.standins.gcp.controls import Controls
 from cloudtune.standins.gcp.crew import Attempt, MakeCrew, TimedCrew, replicas_of
 from cloudtune.standins.gcp.hosts import Stage, make_host_crew
 from cloudtune.standins.gcp.jobservice import JobBook
@@ -57,6 +58,7 @@ class GcpStandin:
             *self.logs.routes(),
             *Platform(scene).routes(),
             *self.registry.routes(),
+            *Controls(self).routes(),
             *Builds(scene, self.store, self.registry, clock.now).routes(),
         ]
         self._rpc = RpcServer(self.book, self.faults)

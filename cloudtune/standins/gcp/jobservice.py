@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from cloudtune.standins.gcp import rules
 from cloudtune.standins.gcp.answers import ApiError, denied, not_found
 from cloudtune.standins.gcp.filters import parse_filter
-from cloudtune.standins.gcp.lifecycle import Job, Life, quota_text
+from cloudtune.standins.gcp.lifecycle import STATE_NAMES, Job, Life, quota_text, used_by
 from cloudtune.standins.gcp.machines import REGIONS
 from cloudtune.standins.gcp.scene import Scene
 
@@ -39,9 +40,10 @@ class JobBook:
     def tick(self) -> None:
         """Bring every job up to now."""
         with self.lock:
-            now, jobs = self.now(), list(self.jobs.values())
+            now, jobs = self.now(), [job for job in self.jobs.values() if not job.final]
+            used = used_by(jobs)
             for job in jobs:
-                self.life.step(job, now, jobs)
+                self.life.step(job, now, used)
             for due, target in self.operations.values():
                 if now >= due and target in self.jobs:
                     del self.jobs[target]
@@ -56,7 +58,7 @@ class JobBook:
             body = _copy(request.custom_job)
             key = str(10**18 + secrets.randbelow(8 * 10**18))
             job = Job(f"projects/{project}/locations/{region}/customJobs/{key}", body, region, self.now())
-            short = self.life.shortage(job, list(self.jobs.values()))
+            short = self.life.shortage(job, used_by(self.jobs.values()))
             if short and self.scene.quota_shape == "reject":
                 raise ApiError("RESOURCE_EXHAUSTED", quota_text(short))
             self._made[job.name] = len(self._made) + 1
@@ -75,17 +77,19 @@ class JobBook:
         _, region = self._place(request.parent)
         self._may("aiplatform.customJobs.list", request.parent)
         test = parse_filter(request.filter)
+        before = _token(request.page_token)
+        size = min(request.page_size or self.scene.jobs_page, self.scene.jobs_page)
         with self.lock:
             self.tick()
             seen = self.now() - timedelta(seconds=self.scene.list_lag)
-            jobs = [job for job in self.jobs.values() if job.region == region and job.created <= seen]
-            shown = [(self._made[job.name], self.shown(job)) for job in reversed(jobs)]
-        before = _token(request.page_token)
-        rows = [(made, job) for made, job in shown if made < before and test(_lookup(job))]
-        size = min(request.page_size or self.scene.jobs_page, self.scene.jobs_page)
-        page = rows[:size]
-        more = f"{page[-1][0]:x}" if len(rows) > size else ""
-        return [_masked(job, request) for _, job in page], more
+            found = (
+                job
+                for job in reversed(self.jobs.values())
+                if job.region == region and job.created <= seen and self._made[job.name] < before and test(_lookup(job))
+            )
+            page = list(islice(found, size + 1))
+            more = f"{self._made[page[size - 1].name]:x}" if len(page) > size else ""
+            return [_masked(self.shown(job), request) for job in page[:size]], more
 
     def cancel(self, request: Any) -> None:
         """CancelCustomJob: best effort; a job that is over refuses."""
@@ -194,17 +198,17 @@ def _token(token: str) -> int:
         raise ApiError("INVALID_ARGUMENT", "The page token is invalid.") from None
 
 
-def _lookup(job: Any) -> Callable[[str], Any]:
-    def look(field_name: str) -> Any:
-        head, _, rest = field_name.partition(".")
+def _lookup(job: Job) -> Callable[[str], Any]:
+    def look(name: str) -> Any:
+        head, _, rest = name.partition(".")
         if head == "labels":
-            return job.labels.get(rest.strip('"'))
+            return job.body.labels.get(rest.strip('"'))
         if head == "state":
-            return str(getattr(job.state, "name", job.state))
+            return STATE_NAMES.get(job.state, str(job.state))
         if head == "create_time":
-            return job.create_time
-        if head in ("display_name", "name"):
-            return getattr(job, head)
-        raise ApiError("INVALID_ARGUMENT", f"Invalid list filter: unsupported field {field_name}")
+            return job.created
+        if head == "display_name":
+            return job.body.display_name
+        raise ApiError("INVALID_ARGUMENT", f"Invalid list filter: unsupported field {name}")
 
     return look

@@ -11,8 +11,11 @@ is PENDING; a timeout ends as CANCELLED, as the page of the older service says; 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from cloudtune.standins.gcp.answers import CODES
@@ -21,11 +24,25 @@ from cloudtune.standins.gcp.rules import FLEX_START, SPOT, WEEK, metrics_needed,
 from cloudtune.standins.gcp.scene import Scene
 
 QUEUED, PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLING, CANCELLED, EXPIRED = 1, 2, 3, 4, 5, 6, 7, 9
+STATE_NAMES = {
+    number: f"JOB_STATE_{word}"
+    for number, word in (
+        (QUEUED, "QUEUED"),
+        (PENDING, "PENDING"),
+        (RUNNING, "RUNNING"),
+        (SUCCEEDED, "SUCCEEDED"),
+        (FAILED, "FAILED"),
+        (CANCELLING, "CANCELLING"),
+        (CANCELLED, "CANCELLED"),
+        (EXPIRED, "EXPIRED"),
+    )
+}
 FINAL = frozenset({SUCCEEDED, FAILED, CANCELLED, EXPIRED})
 PERMANENT = frozenset({1, 137})  # a user's exception, out of memory
 TRANSIENT = frozenset({6, 134, 11, 139})  # SIGABRT, SIGSEGV: the whole job again
 MOST_WORKER_RESTARTS, MOST_JOB_RETRIES, MOST_STOCK_TRIES, MOST_PREEMPTIONS = 5, 3, 4, 6
 DAY = 24 * 3600.0
+Used = Counter[str]
 
 
 @dataclass
@@ -53,6 +70,11 @@ class Job:
     running_seconds: float = 0.0
     running_since: datetime | None = None
 
+    @cached_property
+    def needed(self) -> dict[str, int]:
+        """Short quota metric → how much of it the job takes."""
+        return metrics_needed(self.body)
+
     @property
     def final(self) -> bool:
         return self.state in FINAL
@@ -75,53 +97,47 @@ class Life:
     make_crew: MakeCrew
     say: Any
 
-    def step(self, job: Job, now: datetime, others: list[Job]) -> None:
-        """Bring ``job`` up to ``now``; several changes may be due at once."""
+    def step(self, job: Job, now: datetime, used: Used) -> None:
+        """Bring ``job`` up to ``now``; several changes may be due at once. ``used``: what all jobs together take of each metric."""
         for _ in range(50):
             before = (job.state, job.due, job.attempt, job.leaving)
-            self._once(job, now, others)
+            self._once(job, now, used)
             if (job.state, job.due, job.attempt, job.leaving) == before:
                 return
 
-    def _once(self, job: Job, now: datetime, others: list[Job]) -> None:
+    def _once(self, job: Job, now: datetime, used: Used) -> None:
         if job.final:
             return
         if job.leaving:
             if job.crew is None or job.crew.wait(0.0):
                 self._left(job, now)
         elif job.state == QUEUED:
-            self._queued(job, now, others)
+            self._queued(job, now, used)
         elif job.state == PENDING:
             self._pending(job, now)
         elif job.state == RUNNING:
             self._running(job, now)
 
-    def _queued(self, job: Job, now: datetime, others: list[Job]) -> None:
+    def _queued(self, job: Job, now: datetime, used: Used) -> None:
         ready = job.created + timedelta(seconds=self.scene.pace.queued)
         if now < ready:
             return
-        short = self.shortage(job, others)
+        short = self.shortage(job, used)
         if short and self.scene.quota_shape == "fail":
             self._end(job, FAILED, ready, ("RESOURCE_EXHAUSTED", quota_text(short)))
         elif not short:
             since = now if job.due == datetime.max.replace(tzinfo=now.tzinfo) else ready
+            used.update(job.needed)
             self._move(job, PENDING, since)
             job.due = since + timedelta(seconds=self.scene.pace.provisioning)
             self.say(job, since, "Waiting for job to be provisioned.")
         else:
             job.due = datetime.max.replace(tzinfo=now.tzinfo)  # waits for quota, not for a time
 
-    def shortage(self, job: Job, others: list[Job]) -> list[str]:
+    def shortage(self, job: Job, used: Used) -> list[str]:
         """The metrics whose limit this job would break, with what runs already."""
-        needed = metrics_needed(job.body)
-        short = []
-        for metric, amount in needed.items():
-            limit = self.scene.quotas.get(metric)
-            used = sum(
-                metrics_needed(one.body).get(metric, 0) for one in others if one is not job and not one.final and one.state != QUEUED
-            )
-            if limit is not None and amount + used > limit:
-                short.append(metric)
+        limits = self.scene.quotas
+        short = [metric for metric, amount in job.needed.items() if metric in limits and amount + used[metric] > limits[metric]]
         return sorted(short, key=lambda metric: (metric.endswith("cpus"), metric))
 
     def _pending(self, job: Job, now: datetime) -> None:
@@ -273,6 +289,15 @@ class Life:
         if error is not None:
             job.error = (CODES[error[0]][0], error[1])
         self.say(job, at, {SUCCEEDED: "Job completed successfully.", CANCELLED: "Job cancelled."}.get(state, "Job failed."))
+
+
+def used_by(jobs: Iterable[Job]) -> Used:
+    """What the jobs that have or wait for machines take of each metric."""
+    used: Used = Counter()
+    for job in jobs:
+        if not job.final and job.state != QUEUED:
+            used.update(job.needed)
+    return used
 
 
 def quota_text(metrics: list[str]) -> str:
