@@ -23,7 +23,7 @@ def rehearse_plan(plan: Plan, session: Session, *, as_json: bool) -> None:
     from cloudtune.show.text import stdout_page
     from cloudtune.verbs.dryrun import dry_run
 
-    with _progress() as say:
+    with progress() as say:
         run = dry_run(plan, session=session, progress=say)
     if as_json:
         json_result({"dry_run": run, "ok": run.ok, "defects": run.defects})
@@ -34,7 +34,7 @@ def rehearse_plan(plan: Plan, session: Session, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
     """One moving line on a terminal (a build has hundreds); plain lines elsewhere."""
     from cloudtune.cli.output import chatter
 

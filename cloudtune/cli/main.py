@@ -32,6 +32,7 @@ COMMANDS = {
     "plan": "Choose machine and layout; show what it will cost.",
     "render": "Write the build context and job.json, or the request.",
     "launch": "Plan, ask, start, follow, and bring the result home.",
+    "rehearse": "Walk through a whole launch on a local stand-in of the cloud; spends nothing.",
     "ps": "List jobs: the active ones and the newest 20.",
     "status": "Everything known of one job.",
     "logs": "Print a job's log; -f follows it.",

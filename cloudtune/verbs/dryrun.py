@@ -92,8 +92,8 @@ def dry_run(plan: Plan, *, session: Session, mode: Mode = "auto", progress: Say 
     """
     say = progress or (lambda _: None)
     began = time.monotonic()
-    with _workplace() as folder, _engine(mode, say) as (connection, engine):
-        runner, image = _runner(plan, connection, folder, say)
+    with _workplace() as folder, engine_here(mode, say) as (connection, engine):
+        runner, image = preparing_runner(plan, connection, folder, say)
         contract = contract_of(plan.chosen.provider)
         rehearsal = Rehearsal(
             plan,
@@ -139,7 +139,7 @@ def _workplace() -> Iterator[Path]:
 
 
 @contextmanager
-def _engine(mode: Mode, say: Say) -> Iterator[tuple[Connection | None, str]]:
+def engine_here(mode: Mode, say: Say) -> Iterator[tuple[Connection | None, str]]:
     """A usable engine and its sentence, or None and the reason why there is none."""
     from cloudtune.engine.probe import usable_engine
 
@@ -160,7 +160,7 @@ def _engine(mode: Mode, say: Say) -> Iterator[tuple[Connection | None, str]]:
         connection.close()
 
 
-def _runner(plan: Plan, connection: Connection | None, folder: Path, say: Say) -> tuple[Runner, str]:
+def preparing_runner(plan: Plan, connection: Connection | None, folder: Path, say: Say) -> tuple[Runner, str]:
     """What runs the programs, and the image (empty for plain processes). Builds the cpu image when it is not there."""
     from cloudtune.engine.runner import ContainerRunner, ProcessRunner
     from cloudtune.resources import resource_dir

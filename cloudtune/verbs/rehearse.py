@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cloudtune.errors import UsageError
 from cloudtune.job import new_launch_id
 from cloudtune.session import Session
 from cloudtune.settings import Settings
@@ -175,6 +174,3 @@ def require_cloud(provider: str | None) -> None:
     """Raises UsageError for a provider without a stand-in, before a plan is made for it."""
     if provider is not None:
         standin(provider)
-
-
-__all__ = ["Mode", "Rehearsed", "UsageError", "rehearse", "require_cloud"]

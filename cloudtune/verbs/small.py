@@ -22,7 +22,7 @@ from cloudtune.verbs.render import render
 if TYPE_CHECKING:
     from cloudtune.engine.runner import Runner
     from cloudtune.planning.plan import Plan
-    from cloudtune.providers.base import Stager, Staged
+    from cloudtune.providers.base import Staged, Stager
     from cloudtune.recipe.spec import Recipe
     from cloudtune.rendering.bundle import Bundle
     from cloudtune.session import Session

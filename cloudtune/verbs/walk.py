@@ -164,12 +164,11 @@ def _resumed(walk: Walk) -> str:
 
 def _cost(walk: Walk) -> str:
     """What the launcher says that the job has cost, from what the cloud says that it bills."""
-    report = cost(walk.session, job=walk.job)
-    (one,) = report.jobs
+    total = cost(walk.session).total
     seconds = walk.view.billable_seconds if walk.view else None
     if seconds is None:
         raise walk.short("the cloud's billed seconds did not arrive")
-    return f"{seconds:,.0f} s billed at the plan's price: {one.usd:.4f} USD on a real account"
+    return f"{seconds:,.0f} s billed at the plan's price: {total.usd or 0.0:.4f} USD on a real account"
 
 
 def _collect(walk: Walk) -> str:

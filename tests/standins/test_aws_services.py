@@ -193,3 +193,19 @@ def test_times_are_the_clouds_own(scripted: World):
 def test_what_the_stand_in_does_not_know_is_said(scripted: World):
     with pytest.raises(botocore.exceptions.ClientError, match="not part of this stand-in"):
         scripted.sagemaker.list_endpoints()
+
+
+def test_what_moto_does_not_know_is_said_in_the_services_protocol(scripted: World):
+    with pytest.raises(botocore.exceptions.ClientError, match="not part of this stand-in"):
+        scripted.client("iam").simulate_custom_policy(PolicyInputList=["{}"], ActionNames=["s3:GetObject"])
+
+
+def test_the_users_rights_can_be_asked_for(scripted: World):
+    account = scripted.cloud.account
+    account.may_pass_role = False
+    account.denied.add("logs:GetLogEvents")
+    asked = ["iam:PassRole", "sagemaker:CreateTrainingJob", "logs:GetLogEvents"]
+    arn = "arn:aws:iam::123456789012:user/rehearsal"
+    answer = scripted.client("iam").simulate_principal_policy(PolicySourceArn=arn, ActionNames=asked, ResourceArns=["*"])
+    decisions = {one["EvalActionName"]: one["EvalDecision"] for one in answer["EvaluationResults"]}
+    assert decisions == dict(zip(asked, ["implicitDeny", "allowed", "implicitDeny"], strict=True))

@@ -76,6 +76,8 @@ class Account:
     not_here: set[str] = field(default_factory=set)
     """Instance types that the region does not have."""
     may_pass_role: bool = True
+    denied: set[str] = field(default_factory=set)
+    """Actions such as ``logs:GetLogEvents`` that a simulation of the user's rights says no to; calls themselves: ``faults``."""
     durations: Durations = field(default_factory=Durations)
     quirks: Quirks = field(default_factory=Quirks)
 

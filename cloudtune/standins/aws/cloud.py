@@ -57,7 +57,9 @@ class AwsStandin(AbstractContextManager["AwsStandin"]):
         }
         world = World(account, clock, s3, logs, runner or ProcessRunner(), folder, job_environ)
         self.sagemaker = SageMaker(account, world, iam, scripted=runner is None)
-        self._front.serve({"SageMaker": self.sagemaker, "ServiceQuotasV20190624": Quotas(account), "AWSPriceListService": Prices()})
+        self._front.serve(
+            {"SageMaker": self.sagemaker, "ServiceQuotasV20190624": Quotas(account), "AWSPriceListService": Prices()}, account
+        )
         self.builds = Builds(region, ACCOUNT_ID)
         furnish(s3, logs, iam, bucket=bucket, region=region)
 

@@ -15,11 +15,15 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import parse_qs
 
+from cloudtune.standins.aws import permissions
 from cloudtune.standins.aws.answers import Answer, AwsError, error_answer, fault_error, json_answer
 from cloudtune.standins.faults import Fault, FaultPlan
+
+if TYPE_CHECKING:
+    from cloudtune.standins.aws.account import Account
 
 OWN_AGENT: Final = "cloudtune-standin"
 ROLE_PATH: Final = "/standin/role-credentials"
@@ -50,13 +54,15 @@ class Front:
 
     def __init__(self, rest: Callable[..., Iterable[bytes]], faults: FaultPlan) -> None:
         self._services: dict[str, Service] = {}
+        self._account: Account | None = None
         self._rest = rest
         self._faults = faults
         self.closing = threading.Event()
 
-    def serve(self, services: Mapping[str, Service]) -> None:
+    def serve(self, services: Mapping[str, Service], account: Account) -> None:
         """``services``: target prefix (``SageMaker``) → service."""
         self._services.update(services)
+        self._account = account
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("PATH_INFO") == ROLE_PATH:
@@ -70,13 +76,23 @@ class Front:
 
     def _answer(self, call: Call, environ: dict[str, Any], start_response: StartResponse, target: str) -> Iterable[bytes]:
         service = self._services.get(target)
+        if call.operation == permissions.OPERATION and self._account is not None:
+            return _send(permissions.simulate(parse_qs(_body(environ).decode()), self._account), start_response)
         if service is None:
-            return self._rest(environ, start_response)
+            return self._borrowed(call, environ, start_response)
         try:
             answer = json_answer(service.handle(call.operation, call.body))
         except AwsError as error:
             answer = error_answer(error, call.service)
         return _send(answer, start_response)
+
+    def _borrowed(self, call: Call, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """moto's answer; what it has no code for is said in the service's protocol instead of by a page for browsers."""
+        try:
+            return self._rest(environ, start_response)
+        except NotImplementedError:
+            error = AwsError("InvalidAction", f"{call.operation} of {call.service} is not part of this stand-in")
+            return _send(error_answer(error, call.service, cbor=call.cbor), start_response)
 
     def _fail(self, fault: Fault, call: Call, environ: dict[str, Any], start_response: StartResponse, target: str) -> Iterable[bytes]:
         if fault.kind == "silent":
