@@ -74,9 +74,22 @@ def _fitcheck(row: Row) -> Behaviour:
         clip_gradients=False,
         allocator="native",
         loading="device" if quantised else "host",
-        empty_cache_after_load=quantised,
+        empty_cache_after_load=quantised and version_of("peft", row, (0, 21)) >= (0, 20),
         peak_from="second step",
+        torch_version=torch_of(row),
+        rotary_product=True,
     )
+
+
+def version_of(library: str, row: Row, otherwise: tuple[int, int]) -> tuple[int, int]:
+    """The version of a library that the row's notes name."""
+    found = re.search(rf"\b{library} (\d+)\.(\d+)", row.notes)
+    return (int(found.group(1)), int(found.group(2))) if found else otherwise
+
+
+def torch_of(row: Row) -> tuple[int, int]:
+    """The row's torch; the one that is current here when it names none."""
+    return version_of("torch", row, (2, 13))
 
 
 FITCHECK_CITED = {
@@ -99,8 +112,10 @@ FITCHECK_CITED = {
     "clip_gradients": f"{FITCHECK}:769-773: no clipping",
     "allocator": "no PYTORCH_CUDA_ALLOC_CONF in the script: torch's default",
     "loading": f"{FITCHECK}:257 device_map when quantised, :261 model.cuda() otherwise",
-    "empty_cache_after_load": "peft >= 0.20 prepare_model_for_kbit_training empties the cache",
+    "empty_cache_after_load": "peft >= 0.20 prepare_model_for_kbit_training empties the cache; the row names its peft",
     "peak_from": f"{FITCHECK}:819: reset_peak_memory_stats after the warm-up steps",
+    "torch_version": "the row's notes",
+    "rotary_product": "transformers 5.0 to 5.17 models/llama/modeling_llama.py LlamaRotaryEmbedding: inv_freq @ positions",
 }
 
 
@@ -131,6 +146,8 @@ def _canifinetune(row: Row) -> Behaviour:
         loading="device" if quantised else "host",
         empty_cache_after_load=False,
         peak_from="load",
+        torch_version=torch_of(row),
+        rotary_product=True,
     )
 
 
@@ -150,6 +167,8 @@ CANIFINETUNE_CITED = {
     "loading": f"{CANIFINETUNE} _build_model: device_map for qlora, model.to(device) otherwise",
     "empty_cache_after_load": "peft 0.19.1 does not empty the cache",
     "peak_from": f"{CANIFINETUNE} run_bench: reset_peak before load, maximum over all snapshots",
+    "torch_version": "the row's notes",
+    "rotary_product": "transformers 5.0 to 5.17 models/llama/modeling_llama.py LlamaRotaryEmbedding: inv_freq @ positions",
 }
 
 
@@ -179,6 +198,7 @@ def _bert(row: Row) -> Behaviour:
         empty_cache_after_load=False,
         peak_from="load",
         torch_version=(1, 10),
+        weights_returned=False,
     )
 
 
@@ -202,6 +222,7 @@ BERT_CITED = {
     "accumulation": f"{HF_BERT}: gradient_accumulation_steps=4 in the rows that say so",
     "optimizer_kernel": "transformers 4.16 optimization.AdamW: one tensor after the other",
     "allocator": "torch 1.10's default",
+    "weights_returned": "transformers 4.16 models/bert: attention_probs leave the layer only with output_attentions",
     "torch_version": "January 2022, CUDA 11.2: torch 1.10; before 1.11 softmax keeps its input for the backward pass "
     "(transformers pytorch_utils.softmax_backward_data tells the two apart)",
 }
@@ -290,6 +311,7 @@ def generic(row: Row) -> Behaviour:
         allocator="native",
         loading="device" if quantised else "host",
         empty_cache_after_load=False,
+        torch_version=torch_of(row),
     )
     return replace(base, expand_kv="expanded" in row.attention, sdpa_kernel="efficient" if "mem-efficient" in row.attention else "auto")
 

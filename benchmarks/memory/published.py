@@ -11,7 +11,8 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -33,6 +34,8 @@ from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod  # noqa: E
 
 # Real sizes as torch's out-of-memory messages print them ("23.65 GiB total capacity" for an RTX 4090).
 CARD_MIB = {"T4": 14912, "4080": 16376, "3090": 24258, "4090": 24217, "V100-SXM2-16GB": 16160}
+ROW_KEYS = ("id", "metric", "measured_bytes", "predicted_bytes", "error", "scored", "reason")
+VERDICT_KEYS = ("id", "outcome", "predicted", "right")
 METRICS = {"max_allocated": "allocated", "max_reserved": "reserved", "nvidia-smi": "device", "process_total": "device"}
 
 
@@ -244,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     seconds = time.perf_counter() - started
     summary = summarise(scored, verdicts)
     if options.json:
-        print(json.dumps({"rows": [_plain(item) for item in scored], "verdicts": [asdict(item) for item in verdicts], "summary": summary}))
+        print(json.dumps({"rows": _plain(scored, ROW_KEYS), "verdicts": _plain(verdicts, VERDICT_KEYS), "summary": summary}))
         return 0
     _print(scored, verdicts, summary, seconds, rows=options.rows)
     if options.programs:
@@ -252,8 +255,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _plain(item: Scored) -> dict[str, Any]:
-    return asdict(item)
+def _plain(items: Sequence[Scored | Verdict], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{key: getattr(item, key) for key in keys} for item in items]
 
 
 def _print(scored: list[Scored], verdicts: list[Verdict], summary: dict[str, Any], seconds: float, *, rows: bool) -> None:

@@ -2,7 +2,8 @@
 
 Rules that it follows:
 * a request is rounded up to 512 bytes; up to 1 MiB comes from the small pool, more from the large pool;
-* best fit: the smallest free block that is large enough, the lowest address among equals;
+* best fit: the smallest free block that is large enough, the lowest address among equals; cudaMalloc hands out falling addresses,
+  so of equal blocks in two segments the one in the younger segment goes first;
 * a new segment is 2 MiB (small pool), 20 MiB (requests below 10 MiB), else the request rounded up to 2 MiB;
 * a block is split when 512 bytes (small) or more than 1 MiB (large) would be left; otherwise all of it counts as allocated;
 * neighbouring free blocks of a segment are merged;
@@ -30,6 +31,7 @@ LARGE_REQUEST = 10 * MIB_UNITS
 LARGE_ROUND = 2 * MIB_UNITS
 FAR = 1 << 30  # of an expandable pool's range: more than any device has
 SHIFT = 36  # a free block's key is its size, then its address, in one number
+HIGHEST = 1 << (SHIFT - 1)  # where the first segment ends
 
 
 class Block:
@@ -92,7 +94,7 @@ class Allocator:
         self.capacity = capacity_bytes // UNIT if capacity_bytes is not None else 1 << 62
         self.small = Pool(small=True, expandable=expandable)
         self.large = Pool(small=False, expandable=expandable)
-        self.next_address = 0
+        self.next_address = HIGHEST
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
 
     def alloc(self, request: int) -> Block:
@@ -186,10 +188,9 @@ class Allocator:
         pool.put(Block(self._address(segment), segment, pool))
 
     def _address(self, size: int) -> int:
-        """Where the next segment begins; segments follow each other."""
-        address = self.next_address
-        self.next_address += size
-        return address
+        """Where the next segment begins: below all others."""
+        self.next_address -= size
+        return self.next_address
 
     def _reserve(self, size: int) -> None:
         if self.reserved + size > self.capacity:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudtune.memory.attention import Heads, Kernel, choose, repeat_heads, sdpa
+from cloudtune.memory.attention import Heads, Kernel, choose, eager, repeat_heads, sdpa
 from cloudtune.memory.autograd import Value
 from cloudtune.memory.context import Context
 from cloudtune.models.shape import AttentionShape
@@ -26,13 +26,17 @@ def heads_of(ctx: Context, shape: AttentionShape) -> Heads:
     )
 
 
-def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> Value:
-    """Attention through the interface that transformers picks by name."""
+def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> tuple[Value, Value | None]:
+    """Attention through the interface that transformers picks by name: (output, weights).
+
+    Only the plain formula has weights. Callers hold them as long as the model's code does: to the end of the layer.
+    """
     behaviour, run = ctx.behaviour, ctx.run
     if behaviour.attention == "eager" or heads.softcap or heads.sinks:
-        return sdpa(run, query, key, values, heads, "eager")
+        out, weights = eager(run, query, key, values, heads)
+        return out, weights if behaviour.weights_returned else None
     if behaviour.attention == "flash_attention_2":
-        return sdpa(run, query, key, values, heads, "flash")
+        return sdpa(run, query, key, values, heads, "flash"), None
     grouped = heads.keys != heads.queries
     if grouped and (behaviour.expand_kv or heads.mask is not None or heads.width > 256):
         key, values = repeat_heads(run, key, heads), repeat_heads(run, values, heads)
@@ -44,4 +48,4 @@ def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> 
         kernel = behaviour.sdpa_kernel
     else:
         kernel = choose(ctx.capability, run.autocast or query.word, heads, grouped=grouped, masked=heads.mask is not None)
-    return sdpa(run, query, key, values, heads, kernel)
+    return sdpa(run, query, key, values, heads, kernel), None

@@ -29,7 +29,7 @@ from cloudtune.memory.ops import (
     view,
 )
 
-Kernel = Literal["flash", "efficient", "math", "eager", "cpu"]
+Kernel = Literal["flash", "efficient", "math", "cpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,7 @@ def choose(capability: tuple[int, int], word: int, heads: Heads, *, grouped: boo
 
 
 def sdpa(run: Run, query: Value, key: Value, value: Value, heads: Heads, kernel: Kernel) -> Value:
-    """Attention through the chosen kernel; (batch, length, heads, width) comes out contiguous."""
-    if kernel == "eager":
-        return eager(run, query, key, value, heads)
+    """Attention through the chosen fused kernel; (batch, length, heads, width) comes out contiguous."""
     query, key, value = lowered(run, query), lowered(run, key), lowered(run, value)
     if kernel == "math":
         return _math(run, query, key, value, heads)
@@ -154,8 +152,8 @@ def _folded(run: Run, value: Value, heads: Heads, *, contiguous: bool) -> Value:
     return copy(run, value, "folded heads")
 
 
-def eager(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Value:
-    """The plain formula: the scores exist, in the stream's type and once more in fp32 after the softmax."""
+def eager(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> tuple[Value, Value]:
+    """(output, weights) by the plain formula: the scores exist, in the stream's type and once more in fp32 after the softmax."""
     repeated = heads.keys != heads.queries
     keys = repeat_heads(run, key, heads)
     values = repeat_heads(run, value, heads)
@@ -172,7 +170,7 @@ def eager(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Val
         weights = cast(run, softmax(run, weights, 4, "softmax"), query.word, "attention weights")
     weights = dropout(run, weights, heads.dropout)
     out = matmul(run, view(run, weights), _folded(run, values, heads, contiguous=repeated), heads.out, "attention output")
-    return copy(run, out, "attention output, heads last")
+    return copy(run, out, "attention output, heads last"), weights
 
 
 def _with_sinks(run: Run, weights: Value, heads: Heads) -> Value:

@@ -22,6 +22,7 @@ from cloudtune.memory.tape import Storage, Tape
 
 Saved = tuple[Any, ...]
 FIRST = 1 << 60  # leaves run before every other node
+LT_WORKSPACE = 1 << 20
 
 
 class Node:
@@ -124,6 +125,8 @@ class Run:
         "frame",
         "grad_enabled",
         "half",
+        "lt_kept",
+        "lt_workspaces",
         "recording",
         "sequence",
         "softmax_keeps_input",
@@ -152,6 +155,9 @@ class Run:
         self.thread = "forward"
         self.workspace_bytes = workspace_bytes
         self.workspaces: dict[str, Storage] = {}
+        self.lt_kept = True
+        """cuBLASLt's workspace is kept per thread (torch from 2.7 on), not made for each call."""
+        self.lt_workspaces: dict[str, Storage] = {}
         self.softmax_keeps_input = False
         """torch before 1.11: the gradient of softmax asked for its input's type through the input itself."""
         self.casts: dict[str, Value] = {}
@@ -191,12 +197,31 @@ class Run:
         out.node = Node(self.sequence, parents, function, saved, extra)
         return out
 
-    def matrix_product(self) -> None:
-        """The first product of each thread makes cuBLAS take its workspace, which it keeps."""
+    def matrix_product(self) -> Storage | None:
+        """The first product of each thread makes cuBLAS take its workspace, which it keeps. Nothing else to hold."""
         if self.workspace_bytes and self.thread not in self.workspaces:
             kind, self.tape.kind = self.tape.kind, "workspaces"
             self.workspaces[self.thread] = Storage(self.tape, self.workspace_bytes, "cuBLAS workspace")
             self.tape.kind = kind
+        return None
+
+    def biased_product(self) -> Storage | None:
+        """A product with a bias goes through cuBLASLt, which has 1 MiB of its own (aten CUDABlas.cpp, CublasHandlePool.cpp).
+
+        Hold what is returned until the result exists.
+        """
+        self.matrix_product()
+        if not self.workspace_bytes:
+            return None
+        kind, self.tape.kind = self.tape.kind, "workspaces"
+        if not self.lt_kept:
+            scratch = Storage(self.tape, LT_WORKSPACE, "cuBLASLt workspace")
+        elif self.thread not in self.lt_workspaces:
+            scratch = self.lt_workspaces[self.thread] = Storage(self.tape, LT_WORKSPACE, "cuBLASLt workspace")
+        else:
+            scratch = self.lt_workspaces[self.thread]
+        self.tape.kind = kind
+        return scratch
 
     def checkpoint(self, function: Callable[[Value], Value], inputs: Value, *, reentrant: bool) -> Value:
         """Run ``function`` keeping only its input."""

@@ -23,6 +23,8 @@ class Behaviour:
     """auto: what torch picks for the type, the heads and the GPU."""
     expand_kv: bool = False
     """Keys and values are repeated to all heads before the kernel sees them."""
+    weights_returned: bool = True
+    """Eager attention hands its weights back even if nobody asked, so they live to the end of the layer (transformers from 4.48 on)."""
     padding_mask: bool = False
     """A mask of padding reaches the kernel: rows are padded instead of packed to full length."""
     # types
@@ -37,6 +39,8 @@ class Behaviour:
     kbit_upcast: bool = False
     """peft.prepare_model_for_kbit_training: whatever is 16-bit and not quantised becomes fp32."""
     adapter_word: int = 4
+    rotary_product: bool = False
+    """The rotary angles are a matrix product, the first of the run (transformers 5.0 to 5.17; 5.23 multiplies number by number)."""
     # the step
     loss: Literal["full", "chunked"] = "full"
     """chunked: cross-entropy over a few tokens at a time, each chunk checkpointed, logits never whole."""

@@ -21,6 +21,8 @@ from cloudtune.models.shape import AttentionShape
 # families whose code rotates a part of each head and puts both parts together again
 PARTIAL = frozenset({"phi", "phi3"})
 
+Mixed = tuple[Value, Value | None]
+
 
 def decoder_layer(ctx: Context, layer: Layer, value: Value) -> Value:
     """One layer; which residual form by the norms that it has."""
@@ -43,7 +45,7 @@ def _named(ctx: Context, layer: Layer, name: str, value: Value) -> Value:
 def _norms_before(ctx: Context, layer: Layer, value: Value) -> Value:
     residual = value
     value = _named(ctx, layer, "input_layernorm", value)
-    value = attention(ctx, layer, value)
+    value, _weights = attention(ctx, layer, value)
     value = add(ctx.run, residual, value, "residual stream")
     residual = value
     value = _named(ctx, layer, "post_attention_layernorm", value)
@@ -54,7 +56,7 @@ def _norms_before(ctx: Context, layer: Layer, value: Value) -> Value:
 def _four_norms(ctx: Context, layer: Layer, value: Value) -> Value:
     residual = value
     value = _named(ctx, layer, "input_layernorm", value)
-    value = attention(ctx, layer, value)
+    value, _weights = attention(ctx, layer, value)
     value = _named(ctx, layer, "post_attention_layernorm", value)
     value = add(ctx.run, residual, value, "residual stream")
     residual = value
@@ -66,7 +68,7 @@ def _four_norms(ctx: Context, layer: Layer, value: Value) -> Value:
 
 def _norms_after(ctx: Context, layer: Layer, value: Value) -> Value:
     residual = value
-    value = attention(ctx, layer, value)
+    value, _weights = attention(ctx, layer, value)
     value = _named(ctx, layer, "post_attention_layernorm", value)
     value = add(ctx.run, residual, value, "residual stream")
     residual = value
@@ -84,35 +86,35 @@ def _parallel(ctx: Context, layer: Layer, value: Value) -> Value:
         raise no_template(ctx.shape.model_type)
     normed = norm(ctx, first, value, ctx.shape.hidden_size)
     other = norm(ctx, second, value, ctx.shape.hidden_size) if second is not None else normed
-    mixed = attention(ctx, layer, normed)
+    mixed, _weights = attention(ctx, layer, normed)
     fed = feed(ctx, layer, other)
     return add(ctx.run, add(ctx.run, mixed, fed, "attention + MLP"), residual, "residual stream")
 
 
-def attention(ctx: Context, layer: Layer, value: Value) -> Value:
-    """The sequence mixer of a decoder layer."""
+def attention(ctx: Context, layer: Layer, value: Value) -> Mixed:
+    """The sequence mixer of a decoder layer: its output, and the attention weights that the layer goes on holding."""
     shape = layer.block.attention
     if shape is None:
         raise no_template(ctx.shape.model_type)
     if shape.kind == "mla":
         return latent_attention(ctx, layer, shape, value)
     if shape.kind == "linear":
-        return linear_attention(ctx, layer, shape, value)
+        return linear_attention(ctx, layer, shape, value), None
     return _softmax_attention(ctx, layer, shape, value)
 
 
-def _softmax_attention(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> Value:
+def _softmax_attention(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> Mixed:
     run = ctx.run
     query, key, values, gate = _project(ctx, layer, shape, value)
     if ctx.cos is not None and ctx.sin is not None:
         turn = rotate_part if ctx.shape.model_type in PARTIAL else rotate
         query, key = turn(run, query, ctx.cos, ctx.sin), turn(run, key, ctx.cos, ctx.sin)
     heads = heads_of(ctx, shape)
-    mixed = mix(ctx, query, key, values, heads)
+    mixed, weights = mix(ctx, query, key, values, heads)
     if gate is not None:
         mixed = multiply(run, mixed, tanh(run, gate, "gate"), "gated attention")
     out = layer.one("self_attn.o_proj", "self_attn.dense", "self_attention.dense")
-    return apply(run, out, mixed, ctx.casting)
+    return apply(run, out, mixed, ctx.casting), weights
 
 
 def _project(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> tuple[Value, Value, Value, Value | None]:

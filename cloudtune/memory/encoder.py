@@ -55,7 +55,7 @@ def encoder_layer(ctx: Context, layer: Layer, value: Value) -> Value:
 
 def _post_norm(ctx: Context, layer: Layer, value: Value) -> Value:
     run, chance = ctx.run, ctx.shape.hidden_dropout
-    mixed = _attention(ctx, layer, value)
+    mixed, _weights = _attention(ctx, layer, value)
     mixed = dropout(run, apply(run, layer.one("attention.output.dense", "attention.out_lin"), mixed, ctx.casting), chance)
     middle = _norm(ctx, layer, add(run, mixed, value, "residual sum"), "attention.output.LayerNorm", "sa_layer_norm")
     del mixed
@@ -65,7 +65,7 @@ def _post_norm(ctx: Context, layer: Layer, value: Value) -> Value:
     return _norm(ctx, layer, add(run, fed, middle, "residual sum"), "output.LayerNorm", "output_layer_norm")
 
 
-def _attention(ctx: Context, layer: Layer, value: Value) -> Value:
+def _attention(ctx: Context, layer: Layer, value: Value) -> tuple[Value, Value | None]:
     run, casting = ctx.run, ctx.casting
     query = view(run, apply(run, layer.one("attention.self.query", "attention.q_lin"), value, casting))
     key = view(run, apply(run, layer.one("attention.self.key", "attention.k_lin"), value, casting))
@@ -94,7 +94,7 @@ def _modern(ctx: Context, layer: Layer, value: Value) -> Value:
     if ctx.cos is not None and ctx.sin is not None:
         query, key = rotate(run, query, ctx.cos, ctx.sin), rotate(run, key, ctx.cos, ctx.sin)
     heads: Heads = heads_of(ctx, shape)
-    mixed = mix(ctx, query, key, values, heads)
+    mixed, _weights = mix(ctx, query, key, values, heads)
     del query, key, values, both
     value = add(run, value, apply(run, layer.one("attn.Wo"), mixed, ctx.casting), "residual stream")
     del mixed

@@ -48,8 +48,8 @@ def stored(tensor: Tensor, name: str, method: Method, behaviour: Behaviour, outp
     if not method.double_quant:
         return Stored("weights", (*packed, ("scales", 4 * scales), ("code", 64)), 2 * count)
     nested = -(-scales // NESTED_BLOCK)
-    codes = 512 + 1024 + 512  # code, nested code and offset, each in a block of its own
-    pieces = (*packed, ("8-bit scales", scales), ("scales of scales", 4 * nested), ("codes", codes))
+    small = (("code", 64), ("nested code", 1024), ("offset", 4))
+    pieces = (*packed, ("8-bit scales", scales), ("scales of scales", 4 * nested), *small)
     return Stored("weights", pieces, 2 * count)
 
 

@@ -1,7 +1,8 @@
 """Loading: how weights and adapters come into device memory, with what they borrow on the way. Sizes only.
 
-Sources: transformers 5.23 modeling_utils.py (caching_allocator_warmup), core_model_loading.py (one tensor at a time when
-quantising); bitsandbytes 0.50 functional.py (quantize_4bit, int8_vectorwise_quant); peft 0.21 utils/other.py
+Sources: transformers 5.23 modeling_utils.py (caching_allocator_warmup, get_total_byte_count), core_model_loading.py (sorted by
+name; one tensor at a time when quantising), integrations/bitsandbytes.py; bitsandbytes 0.50 functional.py (quantize_4bit,
+quantize_blockwise), nn/modules.py and backends/cuda/ops.py (the order in which its kernels allocate); peft 0.21 utils/other.py
 (prepare_model_for_kbit_training) and tuners/tuners_utils.py (cast_adapter_dtype).
 """
 
@@ -57,19 +58,39 @@ def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, sh
     """
     tape.kind = "weights"
     every = list(parameters(shape, method, behaviour))
-    if behaviour.loading == "device" and shards == 1:
-        warm = Storage(tape, sum(parameter.form.bytes for parameter in every), "warm-up")
+    from_file = behaviour.loading == "device" and shards == 1
+    if from_file:
+        warm = Storage(tape, warm_up_bytes(every, method), "warm-up")
         del warm
     if offload:
         rest = [(parameter.name, piece) for parameter in every for piece in parameter.form.pieces if piece[0] not in SHARED]
         return [Storage(tape, size, f"{what} of {name}") for name, (what, size) in rest]
-    held = [(parameter, _place(tape, parameter, shards)) for parameter in every]
+    order = sorted(every, key=lambda parameter: natural_key(parameter.name)) if from_file else every
+    held = {parameter.name: _place(tape, parameter, shards) for parameter in order}
     if behaviour.kbit_upcast and isinstance(method, QloraMethod):
-        _upcast(tape, held, behaviour)
+        _upcast(tape, [(parameter, held[parameter.name]) for parameter in every], behaviour)
+    if behaviour.empty_cache_after_load:
         tape.command("empty_cache")
-    elif behaviour.empty_cache_after_load:
-        tape.command("empty_cache")
-    return [storage for _, storages in held for storage in storages]
+    return [storage for storages in held.values() for storage in storages]
+
+
+def natural_key(name: str) -> tuple[tuple[int, str, int], ...]:
+    """The order in which transformers reads a checkpoint: piece by piece, numbers by their value and before words."""
+    pieces = []
+    for piece in name.split("."):
+        word = piece.rstrip("0123456789")
+        number = int(piece[len(word) :] or -1)
+        pieces.append((0, "", number) if piece.isdigit() else (1, word, number))
+    return tuple(pieces)
+
+
+def warm_up_bytes(every: list[Parameter], method: Method) -> int:
+    """One allocation for the whole model, made and dropped first; scales of packed weights are not counted."""
+    packed = 2 if isinstance(method, QloraMethod) and method.quantization == "int8" else 1
+    return sum(
+        parameter.tensor.numel * packed // 2 if parameter.quantised else sum(size for _, size in parameter.form.pieces)
+        for parameter in every
+    )
 
 
 def _place(tape: Tape, parameter: Parameter, shards: int) -> list[Storage]:
@@ -78,15 +99,29 @@ def _place(tape: Tape, parameter: Parameter, shards: int) -> list[Storage]:
     if shards > 1:
         # scales and codes of a quantised weight are no parameters: every device keeps all of them
         return [Storage(tape, -(-size // shards) if what in SHARED else size, f"{what} of {parameter.name}") for what, size in form.pieces]
-    source = Storage(tape, form.source_bytes, "16-bit tensor while quantising") if form.source_bytes else None
-    pieces = []
-    raw = None
-    for what, size in form.pieces:
-        if what == "8-bit scales":
-            raw = Storage(tape, size * 4, "scales before they are quantised")
-        pieces.append(Storage(tape, size, f"{what} of {parameter.name}"))
-    del source, raw
-    return pieces
+    if not form.source_bytes:
+        return [Storage(tape, size, f"{what} of {parameter.name}") for what, size in form.pieces]
+    sources = [Storage(tape, form.source_bytes, "16-bit tensor while quantising")]
+    pieces = dict(form.pieces)
+    if "int8 weight" in pieces:  # goes to the host and comes back: Bnb8bitQuantize
+        sources.append(Storage(tape, form.source_bytes, "16-bit tensor while quantising"))
+        order = ["row scales", "int8 weight"]
+    elif "8-bit scales" in pieces:
+        return _place_nested(tape, parameter, pieces, sources)
+    else:
+        order = ["scales", "packed weight", "code"]
+    return [Storage(tape, pieces[what], f"{what} of {parameter.name}") for what in order]
+
+
+def _place_nested(tape: Tape, parameter: Parameter, pieces: dict[str, int], sources: list[Storage]) -> list[Storage]:
+    """Double quantisation: the fp32 scales are made, and once more without their mean, before their 8-bit form."""
+    name = parameter.name
+    scales = Storage(tape, pieces["8-bit scales"] * 4, "scales before they are quantised")
+    stored = [Storage(tape, pieces[what], f"{what} of {name}") for what in ("packed weight", "code", "offset")]
+    shifted = Storage(tape, pieces["8-bit scales"] * 4, "scales without their mean")
+    stored += [Storage(tape, pieces[what], f"{what} of {name}") for what in ("scales of scales", "8-bit scales", "nested code")]
+    del scales, shifted, sources
+    return stored
 
 
 def _upcast(tape: Tape, held: list[tuple[Parameter, list[Storage]]], behaviour: Behaviour) -> None:

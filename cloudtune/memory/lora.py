@@ -73,12 +73,13 @@ def _autocast_linear(run: Run, value: Value, weight: Weight, features: tuple[int
     if weight.word == casting.autocast:
         return linear(run, value, weight, features, bias)
     lowered = _autocast_weight(run, weight, casting)
-    run.matrix_product()
+    scratch = run.biased_product() if bias is not None else run.matrix_product()
     leaf = weight.leaf
     saved = ()
     if tracked(run, value, lowered):
         saved = run.save(value if lowered.node is not None else None, lowered if value.node is not None else None)
     out = run.new(value.count // features[1] * features[0], value.word, weight.name)
+    del scratch
     if tracked(run, value, lowered):
         bias_leaf = bias.leaf if bias is not None else None
         run.link(out, (bias_leaf, value.node, lowered.node), _autocast_back, saved, (value.count, weight, leaf, bias))
@@ -135,9 +136,9 @@ def _four_bit(run: Run, layer: LinearLayer, value: Value) -> Value:
         out = run.new(out_count, value.word, layer.name)
     else:
         whole = _unpack(run, layer, value.word)
-        run.matrix_product()
+        scratch = run.biased_product() if layer.bias is not None else run.matrix_product()
         out = run.new(out_count, value.word, layer.name)
-        del whole
+        del whole, scratch
     if tracked(run, value):
         # the packed weight hangs on ctx, not on save_for_backward: a recomputation does not wait for it
         run.link(out, (value.node,), _four_bit_back, (), (layer, value.count, value.word))

@@ -20,7 +20,7 @@ from cloudtune.models.shape import AttentionShape
 CHUNK = 64
 
 
-def latent_attention(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> Value:
+def latent_attention(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) -> tuple[Value, Value | None]:
     """Queries and a narrow state of keys and values, expanded to all heads before the kernel."""
     run, casting = ctx.run, ctx.casting
     rotated = shape.rope_dim or 0
@@ -39,8 +39,8 @@ def latent_attention(ctx: Context, layer: Layer, shape: AttentionShape, value: V
     key_plain, values = split(run, expanded, (ctx.tokens * shape.heads * plain, ctx.tokens * shape.heads * shape.v_head_dim))
     whole_turned = Value(key_turned.store, ctx.tokens * shape.heads * rotated, key_turned.word, key_turned.node)
     key = concatenate(run, (key_plain, whole_turned), "keys")
-    mixed = mix(ctx, query, key, values, heads_of(ctx, shape))
-    return apply(run, layer.one("self_attn.o_proj"), mixed, casting)
+    mixed, weights = mix(ctx, query, key, values, heads_of(ctx, shape))
+    return apply(run, layer.one("self_attn.o_proj"), mixed, casting), weights
 
 
 def _latent_queries(ctx: Context, layer: Layer, value: Value) -> Value:

@@ -255,11 +255,12 @@ class Weight:
 def linear(run: Run, value: Value, weight: Weight, features: tuple[int, int], bias: Weight | None = None) -> Value:
     """x·Wᵀ + b with W (out, in). Keeps x when W is trained; W itself is always there."""
     out_features, in_features = features
-    run.matrix_product()
+    scratch = run.biased_product() if bias is not None else run.matrix_product()
     leaf, bias_leaf = weight.leaf, bias.leaf if bias is not None else None
     needed = run.grad_enabled and (value.node is not None or leaf is not None or bias_leaf is not None)
     saved = run.save(value if leaf is not None else None) if needed and (value.node is not None or leaf is not None) else ()
     out = run.new(value.count // in_features * out_features, value.word, weight.name)
+    del scratch
     if needed:
         run.link(out, (bias_leaf, value.node, leaf), _linear_back, saved, (value.count, value.word, weight, bias))
     return out

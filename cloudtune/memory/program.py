@@ -21,6 +21,7 @@ from cloudtune.memory.loss import KIND, chunked_loss, classifier_loss, full_loss
 from cloudtune.memory.ops import Grads, Weight, embedding
 from cloudtune.memory.optimizers import Optimizer
 from cloudtune.memory.parallel import Sharding, gradient_buckets
+from cloudtune.memory.positions import attention_mask, rotary
 from cloudtune.memory.tape import Storage, Tape
 from cloudtune.models.shape import Block, ModelShape
 from cloudtune.recipe.spec import FullMethod
@@ -79,6 +80,7 @@ class Program:
         self.run.sums_in_place = not job.traced
         self.run.half = job.behaviour.half
         self.run.softmax_keeps_input = job.behaviour.torch_version < (1, 11)
+        self.run.lt_kept = job.behaviour.torch_version >= (2, 7)
         # sharded weights are gathered in the compute type, their shards, gradients and moments stay as they are stored
         stored = job.behaviour.full_word if isinstance(job.method, FullMethod) else job.behaviour.adapter_word
         self.trained = Trained(stored_word=stored if job.shards > 1 else 0)
@@ -181,6 +183,8 @@ class Program:
             self._micro_step()
         self.tape.mark("optimizer")
         optimizer.step()
+        if not behaviour.outputs_overlap:
+            self.held = None
         if not behaviour.gradients_kept:
             for leaves, _ in self.trained.groups:
                 for leaf in leaves:
@@ -211,8 +215,6 @@ class Program:
         if self.sharding is not None:
             self.sharding.finish(self.trained)
         self._note_folds()
-        if not behaviour.outputs_overlap:
-            self.held = None
         del loss, root, batch
 
     def _forward(self) -> tuple[Value, Value | None]:
@@ -246,20 +248,18 @@ class Program:
         return value
 
     def _positions(self, ctx: Context, word: int) -> None:
-        """cos and sin of the rotary positions, shared by all layers; the mask of eager attention."""
+        """The masks, then cos and sin of the rotary positions, all shared by every layer: the order of the models' forward()."""
         windows = {block.attention.window for block in self.job.shape.blocks if block.attention is not None}
+        behaviour = ctx.behaviour
+        if behaviour.attention == "eager" or (behaviour.padding_mask and behaviour.attention == "sdpa"):
+            ctx.mask, *others = [attention_mask(ctx, word) for _ in windows]
+            ctx.others += others
         if not any(tensor.kind == "position" for tensor in self.job.shape.stem):
             shapes = [block.attention for block in self.job.shape.blocks if block.attention is not None]
             width = max((shape.rope_dim or shape.head_dim for shape in shapes), default=0)
-            ctx.cos = self.run.new(ctx.length * width, word, "cos")
-            ctx.sin = self.run.new(ctx.length * width, word, "sin")
+            ctx.cos, ctx.sin = rotary(ctx, width, word)
             if self.job.shape.model_type in LOCAL_ROPE and len(windows) > 1:
-                ctx.others += [self.run.new(ctx.length * width, word, name) for name in ("local cos", "local sin")]
-        eager = ctx.behaviour.attention == "eager"
-        if eager or (ctx.behaviour.padding_mask and ctx.behaviour.attention == "sdpa"):
-            size = word if eager else 1  # the fused kernels start from a mask of truth values
-            ctx.mask = self.run.new(ctx.batch * ctx.length * ctx.length, size, "attention mask")
-            ctx.others += [self.run.new(ctx.mask.count, size, "attention mask") for _ in range(len(windows) - 1)]
+                ctx.others += rotary(ctx, width, word)
 
     def _layer(self, ctx: Context, layer: Layer, value: Value) -> Value:
         gathered = self.sharding.gather(layer) if self.sharding is not None else None

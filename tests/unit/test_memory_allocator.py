@@ -54,6 +54,23 @@ def test_a_freed_block_is_used_again_and_neighbours_merge() -> None:
     assert result.peak_reserved == 20 * MIB
 
 
+def test_of_equal_blocks_the_one_in_the_younger_segment_goes_first() -> None:
+    """cudaMalloc hands out falling addresses; the small request splits the second segment, so only the first is whole again."""
+    events = (12 * MIB, 12 * MIB, ~0, ~1, 4 * MIB, ~2, 12 * MIB, 4 * MIB)
+    allocator = Allocator()
+    blocks = []
+    for event in events:
+        if event < 0:
+            allocator.free(blocks[~event])
+        else:
+            blocks.append(allocator.alloc(event))
+    first, second, small, large = (block.address for block in blocks[:4])
+    assert second < first
+    assert small == second
+    assert large == second
+    assert blocks[4].address == first
+
+
 def test_free_segments_are_returned_before_memory_runs_out() -> None:
     events = (12 * MIB, ~0, 16 * MIB)
     assert replay(tape_of(*events), expandable=False, capacity=16 * MIB).failed_at == -1
