@@ -55,7 +55,12 @@ def warn(problems: Iterable[CloudtuneError]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that the user named. Raises UsageError when it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for what is no text."""
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
         raise UsageError(f"the file cannot be written: {error.strerror}", where=str(path), hint="choose another file with -o") from error

@@ -30,7 +30,11 @@ def exact_estimate(config: Mapping[str, Any], recipe: Recipe, layout: Layout, de
 
     Raises UsageError when the training libraries are missing, or the model cannot be built or traced.
     """
-    tape = traced_tape(config, recipe, layout, device)
+    return estimate_of(traced_tape(config, recipe, layout, device), device)
+
+
+def estimate_of(tape: Tape, device: Device) -> Estimate:
+    """The peak of a traced tape on a device; one trace serves every GPU."""
     result = replay(tape, expandable=True)
     extra = 2 * workspace_bytes(device.compute_capability)
     reserved = result.peak_reserved + extra

@@ -76,13 +76,28 @@ def find_shape(
 
     Raises SourceError, with the next thing to do, when the model is out of reach or its config cannot be used.
     """
+    found, source = find_config(base, config=config, base_dir=base_dir, revision=revision, fetch_config=fetch_config)
+    shape = shape_of(found, source=source)
+    entry = None if config is not None else _names().get(base.lower())
+    return shape.with_source(f"{shape.source}; text part") if entry is not None and entry.text_part else shape
+
+
+def find_config(
+    base: str,
+    *,
+    config: Path | None = None,
+    base_dir: Path,
+    revision: str = "main",
+    fetch_config: FetchConfig | None = None,
+) -> tuple[Mapping[str, Any], str]:
+    """(config.json of ``base``, where it is from), also of models whose shape is not known. Raises SourceError."""
     if config is not None:
-        return shape_of(read_config(config), source=str(config))
+        return read_config(config), str(config)
     if is_builtin(base):
         return _builtin(base)
     if is_local_model(base):
         folder = (base_dir / Path(base).expanduser()).resolve()
-        return shape_of(read_config(folder), source=str(folder / "config.json"))
+        return read_config(folder), str(folder / "config.json")
     if is_remote(base):
         raise SourceError(
             f"the shape of a model in a bucket is not read while planning: {base}", hint=OWN_CONFIG, code="model-config-needed"
@@ -91,23 +106,18 @@ def find_shape(
     return _from_registry(base, entry) if entry else _from_hub(base, revision, fetch_config)
 
 
-def _builtin(base: str) -> ModelShape:
+def _builtin(base: str) -> tuple[Mapping[str, Any], str]:
     if base != QUICKSTART_BASE:
         raise SourceError(f"{base} is not built in", hint=f"the only built-in model is {QUICKSTART_BASE}", code="unknown-model")
-    return shape_of(QUICKSTART_CONFIG, source=f"{QUICKSTART_BASE}, pre-trained on the machine that trains")
+    return QUICKSTART_CONFIG, f"{QUICKSTART_BASE}, pre-trained on the machine that trains"
 
 
-def _from_registry(base: str, entry: Entry) -> ModelShape:
-    shape = shape_of(entry.config, source=f"registry of {collected()}: {entry.id}")
-    notes = [shape.source]
-    if base.lower() != entry.id.lower():
-        notes.append(f"taken for {base}, published with the same sizes")
-    if entry.text_part:
-        notes.append("text part")
-    return shape.with_source("; ".join(notes))
+def _from_registry(base: str, entry: Entry) -> tuple[Mapping[str, Any], str]:
+    source = f"registry of {collected()}: {entry.id}"
+    return entry.config, source if base.lower() == entry.id.lower() else f"{source}; taken for {base}, published with the same sizes"
 
 
-def _from_hub(base: str, revision: str, fetch_config: FetchConfig | None) -> ModelShape:
+def _from_hub(base: str, revision: str, fetch_config: FetchConfig | None) -> tuple[Mapping[str, Any], str]:
     near = _near(base)
     if fetch_config is None:
         raise SourceError(f"{base} is not in the offline registry", hint=f"{near}{OWN_CONFIG}", code="unknown-model")
@@ -116,7 +126,7 @@ def _from_hub(base: str, revision: str, fetch_config: FetchConfig | None) -> Mod
     except SourceError as error:
         hint = "; ".join(part for part in (error.hint, f"{near}{OWN_CONFIG}") if part)
         raise SourceError(error.what, where=error.where, hint=hint, code=error.code) from error
-    return shape_of(config, source=f"hub: {base} at {revision}")
+    return config, f"hub: {base} at {revision}"
 
 
 def _near(base: str) -> str:

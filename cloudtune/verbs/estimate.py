@@ -1,22 +1,32 @@
-"""The verb ``estimate``: peak memory, time and price on every machine, and why the others will not do. Decides nothing."""
+"""The verb ``estimate``: peak memory, time and price on every machine, and why the others will not do. Decides nothing.
+
+A report can be asked further: ``Reckoning`` holds what its memory was reckoned from, so that it can be explained and drawn.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloudtune.errors import NothingFits
+from cloudtune.errors import NothingFits, UsageError
+from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
 from cloudtune.planning.choose import Weighing, leanest_attempt
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
+from cloudtune.planning.reckoner import device_of
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Frozen
 from cloudtune.verbs.plan import gather
 
 if TYPE_CHECKING:
+    from cloudtune.memory.timeline import Timeline
+    from cloudtune.models.shape import ModelShape
     from cloudtune.planning.decide import Question
     from cloudtune.recipe.load import LoadedRecipe
+    from cloudtune.recipe.spec import Recipe
     from cloudtune.session import Session
 
 
@@ -36,14 +46,66 @@ class EstimateReport(Frozen):
     rejected: tuple[Rejected, ...] = Field(strict=False)
 
 
-def estimate(loaded: LoadedRecipe, *, provider: str | None = None, session: Session) -> EstimateReport:
+@dataclass(frozen=True, slots=True)
+class Reckoning:
+    """A report, and the very job that its memory belongs to. ``recipe`` has kernels and loss decided."""
+
+    report: EstimateReport
+    question: Question
+    recipe: Recipe
+    shape: ModelShape
+    layout: Layout
+    device: Device
+
+    def explanation(self) -> tuple[str, ...]:
+        """The peak in sentences: where it is, what fills it, what would lower it."""
+        from cloudtune.memory.explain import explain
+
+        return explain(self.recipe, self.shape, self.layout, self.device)
+
+    def timeline(self) -> Timeline:
+        """Live memory over the run."""
+        from cloudtune.memory.timeline import timeline
+
+        return timeline(self.recipe, self.shape, self.layout, self.device)
+
+
+def estimate(loaded: LoadedRecipe, *, provider: str | None = None, session: Session, gpu: str | None = None) -> EstimateReport:
     """Weigh every machine. Raises NothingFits only when not a single layout could be reckoned."""
-    question = gather(loaded, provider=provider, session=session)
-    return _report(question, question.weigh())
+    return reckoning(loaded, provider=provider, session=session, gpu=gpu).report
 
 
-def _report(question: Question, weighing: Weighing) -> EstimateReport:
+def reckoning(loaded: LoadedRecipe, *, provider: str | None = None, session: Session, gpu: str | None = None) -> Reckoning:
+    """The same with what the memory was reckoned from. ``gpu``: only machines with this in their GPU's name."""
+    question = with_gpu(gather(loaded, provider=provider, session=session), gpu)
+    weighing = question.weigh()
     memory, layout, device = _headline(question, weighing)
+    return Reckoning(
+        _report(question, weighing, memory, layout, device.name), question, weighing.timing.recipe, question.shape, layout, device
+    )
+
+
+def with_gpu(question: Question, gpu: str | None) -> Question:
+    """The question for machines with ``gpu`` in their GPU's name alone. Raises UsageError when there is none."""
+    if gpu is None:
+        return question
+    names = sorted({offer.gpu.name for offer in question.offers if offer.gpu_count})
+    wanted = named(gpu, names)
+    offers = tuple(offer for offer in question.offers if offer.gpu_count and offer.gpu.name in wanted)
+    if not offers:
+        raise UsageError(f"no machine has a GPU called {gpu!r}", hint=f"known: {', '.join(names)}" if names else "name another provider")
+    return replace(question, offers=offers)
+
+
+def named(gpu: str, names: Iterable[str]) -> frozenset[str]:
+    """The name itself where there is such a GPU, else all that contain it: L4 is not L40S."""
+    words = gpu.lower()
+    known = list(names)
+    same = frozenset(name for name in known if name.lower() == words)
+    return same or frozenset(name for name in known if words in name.lower())
+
+
+def _report(question: Question, weighing: Weighing, memory: Estimate, layout: Layout, device: str) -> EstimateReport:
     return EstimateReport(
         model=question.recipe.model.base,
         method=question.recipe.method.type,
@@ -58,12 +120,12 @@ def _report(question: Question, weighing: Weighing) -> EstimateReport:
     )
 
 
-def _headline(question: Question, weighing: Weighing) -> tuple[Estimate, Layout, str]:
+def _headline(question: Question, weighing: Weighing) -> tuple[Estimate, Layout, Device]:
     if weighing.options:
         best = weighing.options[0]
-        return weighing.memory(best), best.layout, best.offer.gpu.name if best.offer.gpu_count else "cpu"
+        return weighing.memory(best), best.layout, device_of(best.offer)
     if (leanest := leanest_attempt(weighing, question.offers)) is not None:
-        return leanest.estimate, leanest.layout, leanest.device.name
+        return leanest.estimate, leanest.layout, leanest.device
     raise NothingFits(
         "no machine could even be reckoned: " + "; ".join(sorted({item.reason for item in weighing.rejected}))[:500],
         hint="look at compute in the recipe, or name another provider",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cloudtune.errors import LedgerError
-from cloudtune.models.registry import find_shape
+from cloudtune.models.registry import find_config, find_shape
 from cloudtune.offers.catalog import offers_of
 from cloudtune.offers.lookup import local_offer
 from cloudtune.planning.calibrate import Calibration, Measured, calibrate
@@ -51,7 +52,7 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
         recipe_dir=str(loaded.dir.resolve()),
         shape=shape,
         stats=measure(recipe, loaded.dir, tokenizer=find_tokenizer(recipe.model.base, loaded.dir)),
-        offers=relevant(known_offers(asked, session), asked, recipe.compute.regions),
+        offers=offers_for(recipe, provider, session),
         provider=asked,
         cloudtune_version=cloudtune_version(),
         today=session.clock.now().date(),
@@ -87,13 +88,29 @@ def _measured(launch_id: LaunchId, session: Session) -> Measured | None:
 
 def shape_of(recipe: Recipe, base_dir: Path, session: Session) -> ModelShape:
     """The model's shape: the recipe's config.json, the offline registry, a local folder, then the hub."""
+    return find_shape(recipe.model.base, **_places(recipe, base_dir, session))
+
+
+def config_of(recipe: Recipe, base_dir: Path, session: Session) -> tuple[Mapping[str, Any], str]:
+    """(the model's config.json, where it is from), also where its shape is not known."""
+    return find_config(recipe.model.base, **_places(recipe, base_dir, session))
+
+
+def _places(recipe: Recipe, base_dir: Path, session: Session) -> dict[str, Any]:
+    """Where a model's config is looked for."""
     from cloudtune.sources.hub import fetch_config
 
     def fetch(base: str, revision: str) -> dict[str, object]:
         return fetch_config(base, revision, cache_dir=session.settings.cache)
 
     config = base_dir / recipe.model.config if recipe.model.config else None
-    return find_shape(recipe.model.base, config=config, base_dir=base_dir, revision=recipe.model.revision, fetch_config=fetch)
+    return {"config": config, "base_dir": base_dir, "revision": recipe.model.revision, "fetch_config": fetch}
+
+
+def offers_for(recipe: Recipe, provider: str | None, session: Session) -> tuple[Offer, ...]:
+    """The offers of the provider asked for, else of the recipe's, in the recipe's regions."""
+    asked = provider or (None if recipe.compute.provider == "auto" else recipe.compute.provider)
+    return relevant(known_offers(asked, session), asked, recipe.compute.regions)
 
 
 def known_offers(provider: str | None, session: Session) -> tuple[Offer, ...]:
