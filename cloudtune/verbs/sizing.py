@@ -204,7 +204,7 @@ def _first_that_fits(
 
 def _sharded(recipe: Recipe) -> Iterator[Layout]:
     """The lean layout over the GPUs of one machine, where method and optimizer allow shards."""
-    from cloudtune.planning.layout import why_not_sharded
+    from cloudtune.recipe.sharded import why_not_sharded
 
     if why_not_sharded(recipe) is None:
         steps = max(1, recipe.training.batch_size // MANY_GPUS)
