@@ -1,16 +1,22 @@
 """Side by side on the same rows: cloudtune and four other estimators, each in a throwaway virtual environment.
 
-    python benchmarks/memory/peers.py CASES.csv [--venvs FOLDER] [--json]
+    python benchmarks/memory/peers.py CASES.csv [--venvs FOLDER] [--rounds 3] [--json]
 
 Installs fitcheck-llm, canifinetune and llm-analysis from the package index into FOLDER (default: a temporary one); accelerate
 is the one of this environment. Only the peers' programs are run; their archives of measurements are never read. Every peer
 gets the row's own numbers; a row that it refuses counts as refused, never as an error of zero.
+
+The command-line time is processor time (user + system) of a fresh process that answers one question of the rows, the median of
+the rounds, all programs in turn in each round. A peer's process imports it and calls what its own command calls: the commands
+themselves ask the hub for the model's config, which would be timed too. Ours is the whole command ``cloudtune estimate MODEL
+--json``, which answers for four methods and finds a card for each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +33,7 @@ import published  # noqa: E402
 from rows import Row, read_cases  # noqa: E402
 
 PEERS = {"fitcheck-llm": "fitcheck-llm==0.3.1", "canifinetune": "canifinetune==0.4.1", "llm-analysis": "llm-analysis==0.2.2"}
-TIMED = 20
+OURS = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 
 
 def environment(peer: str, folder: Path) -> Path:
@@ -90,6 +96,29 @@ def ours(rows: list[Row]) -> dict[str, Any]:
     return {"answers": answers, "seconds": (time.perf_counter() - started) / max(1, len(rows))}
 
 
+def process_seconds(command: list[Any], text: str) -> float:
+    """Processor time of one fresh process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=600, cwd=HERE.parents[1])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def command_lines(folder: Path, row: Row, rounds: int) -> dict[str, float]:
+    """Seconds of each program's process for one question."""
+    one = json.dumps([question(row)])
+    commands: dict[str, list[Any]] = {"cloudtune": [sys.executable, "-m", "cloudtune", "estimate", OURS, "--json"]}
+    commands |= {peer: [environment(peer, folder), HERE / "adapters" / f"{peer.replace('-', '_')}.py"] for peer in PEERS}
+    commands["accelerate"] = [sys.executable, HERE / "adapters" / "accelerate_estimate.py"]
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            seconds = process_seconds(command, one)
+            if number:  # the first round warms bytecode and disk
+                times[name].append(seconds)
+    return {name: median(found) for name, found in times.items()}
+
+
 def columns(rows: list[Row], answers: dict[str, Any]) -> dict[str, Any]:
     """Errors per metric: n, refused, median, mean and worst of |error|, worst under-prediction."""
     found: dict[str, Any] = {}
@@ -119,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path)
     parser.add_argument("--venvs", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     rows = [row for row in read_cases(options.cases) if published.score(row).scored]
@@ -129,18 +159,24 @@ def main(argv: list[str] | None = None) -> int:
         for peer in PEERS:
             table[peer] = ask(environment(peer, folder), peer.replace("-", "_"), questions)
         table["accelerate"] = ask(Path(sys.executable), "accelerate_estimate", questions)
-    result = {name: {"seconds": answer["seconds"], **columns(rows, answer["answers"])} for name, answer in table.items()}
+        processes = command_lines(folder, rows[0], options.rounds)
+    result = {
+        name: {"seconds": answer["seconds"], "process_seconds": processes[name], **columns(rows, answer["answers"])}
+        for name, answer in table.items()
+    }
     if options.json:
         print(json.dumps(result))
         return 0
-    print(f"{'estimator':14} {'metric':14} {'rows':>5} {'answered':>8} {'median':>8} {'mean':>8} {'worst':>8} {'under':>8} {'ms each':>8}")
+    heads = ("rows", "answered", "median", "mean", "worst", "under", "ms each", "process")
+    print(f"{'estimator':14} {'metric':14} " + " ".join(f"{head:>8}" for head in heads))
     for name, answer in result.items():
         for metric, values in answer.items():
             if isinstance(values, dict):
-                numbers = " ".join(
+                shown = (
                     f"{values[key]:8.1%}" if values[key] is not None else f"{'-':>8}" for key in ("median", "mean", "worst", "worst_under")
                 )
-                print(f"{name:14} {metric:14} {values['rows']:5} {values['answered']:8} {numbers} {answer['seconds'] * 1e3:8.1f}")
+                times = f"{answer['seconds'] * 1e3:8.1f} {answer['process_seconds']:6.2f} s"
+                print(f"{name:14} {metric:14} {values['rows']:8} {values['answered']:8} {' '.join(shown)} {times}")
     return 0
 
 

@@ -19,6 +19,7 @@ from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate, MemoryPart
 from cloudtune.memory.evidence import LEAST_BYTES, LEAST_BYTES_CPU, evidence_for
 from cloudtune.memory.inventory import Method
+from cloudtune.memory.measured import NOTHING, Measurements
 from cloudtune.memory.parallel import communication_bytes
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.memory.tape import Tape
@@ -54,8 +55,10 @@ class Reckoned:
     phase: str
 
 
-def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> Estimate:
+def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device, *, measured: Measurements = NOTHING) -> Estimate:
     """Peak memory per GPU (of the process on the CPU) in bytes, itemised at the peak moment.
+
+    ``measured``: what finished jobs say, which moves the error bar and nothing else.
 
     Raises UsageError for architectures that have no template.
     """
@@ -70,7 +73,7 @@ def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: D
     if talk:
         parts.append(MemoryPart(name="NCCL", bytes=talk))
     peak = result.peak_reserved + context
-    proof = evidence_for(recipe, shape, layout, device)
+    proof = measured.judge(evidence_for(recipe, shape, layout, device), recipe, layout, device)
     bar = max(proof.bar, _least_margin(device) / peak)
     return Estimate(
         peak_bytes=peak,
@@ -86,14 +89,15 @@ def estimate_memory(recipe: Recipe, shape: ModelShape, layout: Layout, device: D
     )
 
 
-def at_least_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> int:
+def at_least_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device, *, measured: Measurements = NOTHING) -> int:
     """A floor of ``estimate_memory(...).high_bytes`` for a third of its time: live memory, context and margin, no allocator.
 
     Raises UsageError for architectures that have no template.
     """
     talk = communication_bytes(layout.data_parallel) if device.kind == "cuda" else 0
     peak = live_peak(job_of(recipe, shape, layout, device)) + device.context_bytes + talk
-    return peak + max(_least_margin(device), math.floor(peak * evidence_for(recipe, shape, layout, device).bar))
+    proof = measured.judge(evidence_for(recipe, shape, layout, device), recipe, layout, device)
+    return peak + max(_least_margin(device), math.floor(peak * proof.bar))
 
 
 def _least_margin(device: Device) -> int:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
+from cloudtune.memory.measured import NOTHING, Measurements
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.layout import layouts
 from cloudtune.planning.limits import beyond_limits, unfit_by_nature
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
-from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of
+from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of, learned_reckoner
 from cloudtune.planning.resolve import before_layout
 from cloudtune.planning.ways import Timing, Way
 from cloudtune.planning.work import Amount
@@ -92,12 +93,14 @@ def _fullness(layout: Layout) -> tuple[bool, bool, bool, int]:
 class Manner:
     """How to weigh. ``named_provider``: somebody asked for this provider, so a slow CPU is no reason to refuse.
 
-    ``first_only``: stop as soon as the best offer is known. ``calibration``: what the user's own runs say about speed.
+    ``first_only``: stop as soon as the best offer is known. ``calibration`` and ``measured``: what the user's own
+    runs say about speed and memory.
     """
 
     named_provider: bool = False
     first_only: bool = False
     calibration: Calibration = field(default_factory=Calibration)
+    measured: Measurements = NOTHING
 
 
 @dataclass(slots=True)
@@ -208,7 +211,7 @@ def weigh(
     ready = before_layout(recipe, shape)
     manner = manner or Manner()
     timing = Timing(ready, shape, stats, manner.calibration)
-    walk = _Walk(timing, reckoner or Reckoner(ready, shape), manner)
+    walk = _Walk(timing, reckoner or learned_reckoner(ready, shape, manner.measured), manner)
     for index, offer in enumerate(offers):
         walk.enter(index, offer)
     walk.run()

@@ -8,6 +8,7 @@ from datetime import date
 
 from cloudtune import cost
 from cloudtune.errors import NothingFits
+from cloudtune.memory.measured import NOTHING, Measurements
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.advice import advise, halving
@@ -47,6 +48,7 @@ class Question:
     cloudtune_version: str
     today: date
     calibration: Calibration = field(default_factory=Calibration)
+    measured: Measurements = NOTHING
 
     def weigh(self) -> Weighing:
         """All offers weighed."""
@@ -57,7 +59,7 @@ class Question:
         return self._weigh(recipe, first_only=True)
 
     def _weigh(self, recipe: Recipe, *, first_only: bool) -> Weighing:
-        manner = Manner(self.provider is not None, first_only, self.calibration)
+        manner = Manner(self.provider is not None, first_only, self.calibration, self.measured)
         return weigh(recipe, self.shape, self.stats, self.offers, manner)
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
+from cloudtune.memory.measured import Measurements
 from cloudtune.memory.reckon import at_least_bytes, estimate_memory, kernel_class
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
@@ -153,3 +155,8 @@ class Reckoner:
         if low > device.total_bytes or (high <= device.total_bytes and not confirm):
             return "no" if low > device.total_bytes else "fits"
         return "fits" if fits(self.estimate(device, layout), device) else "no"
+
+
+def learned_reckoner(recipe: Recipe, shape: ModelShape, measured: Measurements) -> Reckoner:
+    """A reckoner whose margins are those that the user's own runs leave."""
+    return Reckoner(recipe, shape, replay=partial(estimate_memory, measured=measured), look=partial(at_least_bytes, measured=measured))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloudtune.errors import LedgerError
+from cloudtune.memory.measured import NOTHING, Measurements, MemoryRun, class_of, measurements
 from cloudtune.models.registry import find_config, find_shape
 from cloudtune.offers.catalog import offers_of
 from cloudtune.offers.lookup import local_offer
@@ -47,6 +48,7 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
     asked = provider or (None if recipe.compute.provider == "auto" else recipe.compute.provider)
     shape = shape_of(recipe, loaded.dir, session)
     check_targets(loaded, shape)
+    calibration, measured = learned(session)
     return Question(
         recipe=recipe,
         recipe_dir=str(loaded.dir.resolve()),
@@ -56,34 +58,61 @@ def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Q
         provider=asked,
         cloudtune_version=cloudtune_version(),
         today=session.clock.now().date(),
-        calibration=learned(session),
+        calibration=calibration,
+        measured=measured,
     )
 
 
-def learned(session: Session) -> Calibration:
-    """What the newest finished jobs of the ledger say about speed; nothing without a ledger, or with one that is in trouble."""
+def learned(session: Session) -> tuple[Calibration, Measurements]:
+    """What the newest finished jobs of the ledger say about speed and memory; nothing without a ledger that can be read."""
     if not session.settings.home.exists():
-        return Calibration()
+        return Calibration(), NOTHING
     from cloudtune.ledger.ledger import FILE_NAME
 
     if not (session.settings.home / FILE_NAME).exists():
-        return Calibration()
+        return Calibration(), NOTHING
     try:
         ended = session.ledger.views(is_open=False, limit=LEARN_FROM)
-        return calibrate(run for view in ended if (run := _measured(view.id, session)) is not None)
+        known = [found for view in ended if (found := _finished(view.id, session)) is not None]
     except LedgerError:
-        return Calibration()
+        return Calibration(), NOTHING
+    speeds = [speed for plan, body in known if (speed := _speed(plan, body)) is not None]
+    return calibrate(speeds), measurements(run for plan, body in known if (run := _memory(plan, body)) is not None)
 
 
-def _measured(launch_id: LaunchId, session: Session) -> Measured | None:
-    """Steps per second of a finished job, and what its plan said; None where one of them is unknown."""
+def _finished(launch_id: LaunchId, session: Session) -> tuple[Plan, Mapping[str, Any]] | None:
+    """The plan of a job and what ``collect`` wrote down as measured; None where one of them is unknown."""
     from cloudtune.verbs.plans import load_plan
 
     body = next((event.body for event in session.ledger.events(launch_id) if event.kind == "measured"), None)
-    plan = load_plan(launch_id, session) if body and body.get("train_seconds") and body.get("steps") else None
-    if body is None or plan is None or not plan.training_seconds:
+    plan = load_plan(launch_id, session) if body else None
+    return (plan, body) if plan is not None and body is not None else None
+
+
+def _speed(plan: Plan, body: Mapping[str, Any]) -> Measured | None:
+    """Steps per second, and what the plan said."""
+    if not (body.get("train_seconds") and body.get("steps") and plan.training_seconds):
         return None
     return Measured(plan.chosen.gpu, plan.recipe.method.type, body["steps"] / body["train_seconds"], plan.steps / plan.training_seconds)
+
+
+def _memory(plan: Plan, body: Mapping[str, Any]) -> MemoryRun | None:
+    """The measured peak beside the predicted one in the same metric: device or reserved on CUDA, the process on the CPU."""
+    peak = body.get("peak_memory") or {}
+    cuda = peak.get("device") == "cuda"
+    if cuda != (plan.chosen.gpu != "cpu"):
+        return None
+    pairs = (
+        [(peak.get("device_bytes"), plan.memory.peak_bytes), (peak.get("reserved_bytes"), plan.memory.reserved_bytes)]
+        if cuda
+        else [(peak.get("host_rss_bytes"), plan.memory.peak_bytes)]
+    )
+    found = next(((measured, predicted) for measured, predicted in pairs if measured), None)
+    if found is None:
+        return None
+    data = plan.recipe.data
+    fair = data.packing or plan.data.longest_tokens >= data.max_length
+    return MemoryRun(class_of(plan.recipe, plan.layout, plan.chosen.gpu), found[1], found[0], fair)
 
 
 def shape_of(recipe: Recipe, base_dir: Path, session: Session) -> ModelShape:
