@@ -12,7 +12,7 @@ from cloudtune.cli.options import Json, Provider
 def doctor(
     provider: Provider = None,
     print_policy: Annotated[
-        bool, typer.Option("--print-policy", help="Print the least rights that --provider aws needs, as policies to paste, and end.")
+        bool, typer.Option("--print-policy", help="Print the least rights that --provider aws or gcp needs, to paste, and end.")
     ] = False,
     as_json: Json = False,
 ) -> None:

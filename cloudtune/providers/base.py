@@ -152,6 +152,7 @@ class Place:
     """A provider wired up: the request builder (pure), the job service and what else it can do.
 
     ``settle_seconds``: how long a job that was created may stay invisible to ``find``; no launch is given up before.
+    ``counts_gaps``: the seconds that it counts of a spot job hold the unbilled time between two machines, so they are a bound.
     """
 
     name: str
@@ -166,3 +167,4 @@ class Place:
     examiner: Examiner | None = None
     billing: Billing | None = None
     settle_seconds: float = 0.0
+    counts_gaps: bool = False

@@ -105,11 +105,11 @@ def reconciled_lines(settled: Reconciled, page: Page) -> list[str]:
 
 
 def _cost(row: CostRow) -> str:
-    """The sum, and its range while a part of it shows only on the bill."""
+    """The sum, its range while a part of it shows only on the bill, and whether it is an upper bound."""
     if row.usd is None:
         return "unknown"
     if row.usd_low is None or row.usd_high is None or row.usd_low == row.usd_high:
-        return usd(row.usd)
+        return f"at most {usd(row.usd)}" if row.at_most else usd(row.usd)
     return f"{usd(row.usd)} ({usd(row.usd_low)} to {usd(row.usd_high)})"
 
 

@@ -33,6 +33,7 @@ class CostRow:
     """``hours`` are wall hours of the run, ``usd`` of all its machines; None when no job of the row has a known price.
 
     ``usd_low`` and ``usd_high`` differ from ``usd`` while the price of a part of it shows only later. ``final``: all is billed.
+    ``at_most``: ``usd`` is an upper bound, because the provider does not tell how long a spot job was without a machine.
     """
 
     name: str
@@ -42,6 +43,7 @@ class CostRow:
     usd_low: float | None = None
     usd_high: float | None = None
     final: bool = False
+    at_most: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def _row(view: JobView, usd_per_hour: float | None, nodes: int, bill: Mapping[st
         return CostRow(view.id, 1, hours, usd, usd, usd, final=bool(bill["final"]))
     usd = run_usd(hours, usd_per_hour, nodes)
     low, high = _range(plan, hours, nodes) or (usd, usd)
-    return CostRow(view.id, 1, hours, usd, low, high, final=view.ended)
+    return CostRow(view.id, 1, hours, usd, low, high, final=view.ended, at_most=_is_bound(plan, view, session))
 
 
 def _plan(view: JobView, session: Session) -> Plan | None:
@@ -131,10 +133,15 @@ def _plan(view: JobView, session: Session) -> Plan | None:
     from cloudtune.verbs.plans import load_plan
 
     try:
-        bills = session.place(view.provider).billing is not None
+        place = session.place(view.provider)
     except CloudtuneError:  # its library is not installed any more
         return None
-    return load_plan(view.id, session) if bills else None
+    return load_plan(view.id, session) if place.billing is not None or place.counts_gaps else None
+
+
+def _is_bound(plan: Plan | None, view: JobView, session: Session) -> bool:
+    """Whether the hours are an upper bound: a spot job's, where the provider's count holds its gaps."""
+    return plan is not None and plan.chosen.purchase == "spot" and session.place(view.provider).counts_gaps
 
 
 def _full_rate(plan: Plan | None, instance: str, usd_per_hour: float) -> float:
@@ -165,4 +172,5 @@ def _sum(name: str, rows: Iterable[CostRow]) -> CostRow:
     usd = round(sum(row.usd or 0.0 for row in known), 4)
     low = round(sum((row.usd if row.usd_low is None else row.usd_low) or 0.0 for row in known), 4)
     high = round(sum((row.usd if row.usd_high is None else row.usd_high) or 0.0 for row in known), 4)
-    return CostRow(name, len(members), sum(row.hours for row in members), usd, low, high, all(row.final for row in members))
+    bound = any(row.at_most for row in members)
+    return CostRow(name, len(members), sum(row.hours for row in members), usd, low, high, all(row.final for row in members), bound)

@@ -68,11 +68,15 @@ def doctor(session: Session, *, provider: str | None = None) -> Diagnosis:
 
 def needed_policies(session: Session, provider: str | None) -> dict[str, Any]:
     """The policies that a provider needs, by whom they are for. Calls nobody. Raises UsageError for a provider without policies."""
+    settings = session.settings
+    if provider == "gcp":
+        from cloudtune.providers.gcp.policy import policies as roles
+
+        return roles(settings.gcp_project or "PROJECT", settings.gcp_bucket or "BUCKET", settings.gcp_service_account or "SERVICE_ACCOUNT")
     if provider != "aws":
-        raise UsageError("policies can be printed for aws only", hint="cloudtune doctor --provider aws --print-policy")
+        raise UsageError("policies can be printed for aws and gcp", hint="cloudtune doctor --provider aws --print-policy")
     from cloudtune.providers.aws.policy import policies
 
-    settings = session.settings
     return policies(settings.aws_role, settings.aws_bucket, settings.aws_region)
 
 

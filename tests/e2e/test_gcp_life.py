@@ -10,6 +10,8 @@ import pytest
 from cloudtune.errors import AuthError, JobFailed, QuotaError, StagingError
 from cloudtune.job import JobState
 from cloudtune.providers.gcp.images import build_body, packed
+from cloudtune.show.jobs import cost_lines
+from cloudtune.show.text import Page
 from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.verbs.collect import collect
 from cloudtune.verbs.cost import cost
@@ -69,6 +71,9 @@ def test_launch_preempt_resume_collect(cloud, tmp_path):
         assert sum(text == "step 1 of 40" for text in told) == 1
         assert any("checkpoint(s) brought back" in text for text in told)
         assert [row.usd for row in cost(session).rows] == [pytest.approx(status("life-abc", session).billable_seconds / 3600, abs=1e-4)]
+        assert cost_lines(cost(session), Page())[-1].split("  ")[-1].startswith("at most $0.0"), (
+            "the gap between two machines is counted, and said so"
+        )
         assert [job.state for job in cloud.jobs("life-abc")] == [4]
 
 

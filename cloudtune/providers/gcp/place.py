@@ -53,6 +53,7 @@ def connect(settings: PlaceSettings, clock: Clock) -> Place:
         inventory=jobs,
         examiner=checks,
         settle_seconds=SETTLE_SECONDS,
+        counts_gaps=True,
     )
 
 

@@ -1,12 +1,12 @@
-"""Who needs which role of Google Cloud for what, as tables and as text for ``doctor --print-policy``. Pure.
+"""Who needs which role of Google Cloud for what, as tables, for ``doctor --print-policy``. Pure.
 
 Roles as of Google's pages read 2026-11-23; nothing of it was tried on a real project.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 PERMISSIONS: Final = (
     "aiplatform.customJobs.create",
@@ -48,23 +48,17 @@ AGENTS: Final = (
 )
 
 
-def policy_text(project: str = "PROJECT", bucket: str = "BUCKET", account: str = "SERVICE_ACCOUNT") -> str:
-    """The roles as text, with the commands that give the two that people forget."""
-    such_as = (
-        "Such as:\n"
-        f"  gcloud storage buckets add-iam-policy-binding gs://{bucket} --member=serviceAccount:{account} --role=roles/storage.objectUser\n"
-        f"  gcloud iam service-accounts add-iam-policy-binding {account} --member=user:YOU --role=roles/iam.serviceAccountUser"
-    )
-    parts = [
-        f"APIs to enable in {project}: " + " ".join(f"{name}.googleapis.com" for name in (*APIS, "secretmanager", "cloudquotas")),
-        _section("You, who launch jobs", YOURS),
-        _section(f"The account that jobs run as ({account})", JOBS),
-        _section("Google's own accounts", AGENTS),
-        such_as,
-    ]
-    return "\n\n".join(parts)
-
-
-def _section(title: str, grants: tuple[Grant, ...]) -> str:
-    lines = [f"  {one.role:<38} on {one.on}: {one.why}{' (optional)' if one.optional else ''}" for one in grants]
-    return "\n".join([f"{title}:", *lines])
+def policies(project: str, bucket: str, account: str) -> dict[str, Any]:
+    """The roles by whom they are for, the APIs, and the commands that give the two that people forget."""
+    member = f"--member=serviceAccount:{account}"
+    return {
+        "apis": [f"{name}.googleapis.com" for name in (*APIS, "secretmanager", "cloudquotas")],
+        "you": [asdict(one) for one in YOURS],
+        f"the account of the jobs ({account})": [asdict(one) for one in JOBS],
+        "google's own accounts": [asdict(one) for one in AGENTS],
+        "commands": [
+            "gcloud services enable " + " ".join(f"{name}.googleapis.com" for name in APIS) + f" --project={project}",
+            f"gcloud storage buckets add-iam-policy-binding gs://{bucket} {member} --role=roles/storage.objectUser",
+            f"gcloud iam service-accounts add-iam-policy-binding {account} --member=user:YOU --role=roles/iam.serviceAccountUser",
+        ],
+    }
