@@ -64,7 +64,7 @@ Backward = Callable[["Run", Saved, Value, Node], tuple[Value | None, ...]]
 class Leaf(Node):
     """The end of the line: a parameter or an input that wants a gradient. Holds that gradient in ``grad``."""
 
-    __slots__ = ("count", "grad", "name", "ready", "reduced", "table", "word")
+    __slots__ = ("count", "grad", "name", "ready", "table", "word")
 
     def __init__(self, name: str, count: int, word: int, owner: Storage | None = None) -> None:
         # torch's AccumulateGrad holds the tensor that it belongs to
@@ -74,7 +74,6 @@ class Leaf(Node):
         self.word = word
         self.grad: Value | None = None
         self.ready: Callable[[Leaf], None] | None = None
-        self.reduced = False
         self.table = False
         """An embedding table."""
 

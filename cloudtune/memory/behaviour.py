@@ -69,6 +69,9 @@ class Behaviour:
     embeddings_32bit: bool = True
     """8-bit optimizers keep the states of embedding tables in fp32."""
     clip_gradients: bool = True
+    # several devices
+    copy_out: bool = True
+    """FSDP2: layers are gathered into a buffer and copied out of it. False: FSDP1's flat parameter, which is its own buffer."""
     # the process
     allocator: Literal["native", "expandable"] = "expandable"
     loading: Literal["host", "device"] = "device"

@@ -1,19 +1,26 @@
 """Several devices: FSDP2's gathered layers and reduced gradients, DDP's buckets, NCCL's buffers. Sizes only.
 
-Source: torch 2.13 distributed/fsdp/_fully_shard (_fsdp_param_group.py, _fsdp_collectives.py): a layer is gathered into one flat
-buffer, copied out into its parameters, and freed after its forward pass; in the backward pass the layer below is
-gathered while one runs; gradients are copied into one flat buffer, reduced, and kept as shards. The root group
-(embeddings, final norm, head) stays gathered from the forward to the end of the backward pass.
+Source: torch 2.13 distributed/fsdp/_fully_shard. A layer is gathered into one buffer and copied out into its parameters
+(_fsdp_collectives.py foreach_all_gather, foreach_all_gather_copy_out). In the forward pass the buffer stays until the next
+layer was copied out (_fsdp_param_group.py wait_for_unshard, AllGatherState), the last one until the root's forward pass
+ends (_fsdp_state.py _post_forward). In the backward pass the group below is fetched while one runs (_backward_prefetch; the
+root's turn comes before the loss's), and stays in its buffer until its own turn. Gradients are copied into one fp32 buffer,
+whose sum's shard is kept (foreach_reduce); the buffer stays until the next group reduces (post_backward,
+ReduceScatterState). The root group (embeddings, final norm, head) is whole from the forward to the end of the backward pass
+(_lazy_init), where it and layers whose input has no gradient are reduced (_root_post_backward_final_callback).
+``tests/trainer/test_memory_sharded.py`` traces the real thing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from cloudtune.memory.autograd import Leaf, Value
+from cloudtune.memory.autograd import Leaf
 from cloudtune.memory.inventory import Layer, Trained, stored
 from cloudtune.memory.ops import Weight
 from cloudtune.memory.tape import Storage, Tape
+from cloudtune.recipe.spec import FullMethod
 from cloudtune.units import MIB
 
 # One communicator's buffers and kernels per GPU: a class value, NCCL issues 864 and 986 name 0.4 to 1.6 GB.
@@ -36,64 +43,136 @@ def gradient_buckets(tape: Tape, leaves: Iterable[Leaf]) -> Storage:
 class Sharding:
     """What one of ``shards`` devices holds besides its shards."""
 
-    __slots__ = ("gathered", "job", "root", "tape")
+    __slots__ = ("behind", "fetched", "gathered", "job", "reducing", "root", "shards", "tape")
 
-    def __init__(self, tape: Tape, job: object) -> None:
+    def __init__(self, tape: Tape, job: Any) -> None:
         self.tape = tape
         self.job = job
-        self.gathered: dict[int, Storage] = {}
         self.root: list[Storage] = []
+        self.gathered: dict[int, Storage] = {}
+        """Whole layers."""
+        self.fetched: dict[int, Storage | None] = {}
+        """Layers on their way, in their all-gather buffers."""
+        self.behind: Storage | None = None
+        """The last all-gather buffer of the forward pass: freed when the next one was copied out (AllGatherState)."""
+        self.reducing: Storage | None = None
+        """The last reduce-scatter buffer: freed before the next one is made (ReduceScatterState)."""
+        self.shards: dict[int, Storage] = {}
+        """Gradient shards of each group; views of one buffer (foreach_reduce's as_strided)."""
 
     def gather(self, layer: Layer) -> Storage:
-        """The layer's parameters whole, after a flat buffer of the same size."""
+        """A layer whole, for its forward pass."""
         kind, self.tape.kind = self.tape.kind, "gathered layers"
         size = layer_bytes(layer, self.job)
-        flat = Storage(self.tape, size, "all-gather buffer")
+        buffer = self._fetch(size, cast_bytes(layer, self.job))
+        self.behind = None
         whole = Storage(self.tape, size, "gathered layer")
-        del flat
+        self.behind = buffer
         self.tape.kind = kind
         return whole
 
     def gather_root(self, ends: Mapping[str, Weight]) -> None:
         """Embeddings, norm and head, each once."""
         kind, self.tape.kind = self.tape.kind, "gathered layers"
-        word = self.job.behaviour.compute_word  # type: ignore[attr-defined]
-        self.root = [
-            Storage(self.tape, weight.count * word, f"gathered {weight.name}") for weight in {id(w): w for w in ends.values()}.values()
-        ]
+        word = self.job.behaviour.compute_word
+        every = list({id(weight): weight for weight in ends.values()}.values())
+        count = sum(weight.count for weight in every)
+        buffer = self._fetch(count * word, count * word if self._casts else 0)
+        self.root = [Storage(self.tape, weight.count * word, f"gathered {weight.name}") for weight in every]
+        self.behind = buffer
         self.tape.kind = kind
 
+    @property
+    def _casts(self) -> bool:
+        """Whether the base's shards are wider than what is gathered: full training's masters."""
+        behaviour = self.job.behaviour
+        return isinstance(self.job.method, FullMethod) and bool(behaviour.full_word != behaviour.compute_word)
+
+    def _fetch(self, size: int, cast: int) -> Storage | None:
+        """The all-gather buffer; a copy of the own shards in the narrow type lives while it is filled."""
+        if not self.job.behaviour.copy_out:
+            return None
+        narrow = Storage(self.tape, -(-cast // self.job.shards), "narrow copy of shards")
+        buffer = Storage(self.tape, size, "all-gather buffer")
+        del narrow
+        return buffer
+
+    def begin_backward(self, layers: list[Layer]) -> None:
+        """The forward pass is over; the root's hook fetches the last layer before the loss's backward pass."""
+        self.behind = None
+        if self.job.behaviour.copy_out:
+            self._prefetch(layers, len(layers) - 1)
+
     def enter_backward(self, layers: list[Layer], index: int) -> None:
-        """Gather layer ``index`` (unless it was prefetched) and the one below it."""
-        for wanted in (index, index - 1):
-            if wanted >= 0 and wanted not in self.gathered:
-                self.gathered[wanted] = self.gather(layers[wanted])
+        """Layer ``index`` whole out of its buffer, and the one below fetched."""
+        kind, self.tape.kind = self.tape.kind, "gathered layers"
+        if index not in self.gathered:
+            self.gathered[index] = Storage(self.tape, layer_bytes(layers[index], self.job), "gathered layer")
+        self.fetched.pop(index, None)
+        self.tape.kind = kind
+        self._prefetch(layers, index - 1)
+
+    def _prefetch(self, layers: list[Layer], index: int) -> None:
+        if index < 0:
+            return
+        kind, self.tape.kind = self.tape.kind, "gathered layers"
+        size = layer_bytes(layers[index], self.job)
+        if self.job.behaviour.copy_out:
+            self.fetched[index] = self._fetch(size, cast_bytes(layers[index], self.job))
+        else:
+            self.gathered[index] = Storage(self.tape, size, "gathered layer")
+        self.tape.kind = kind
 
     def leave_backward(self, layers: list[Layer], index: int) -> None:
         """Layer ``index`` is done: free it, reduce its gradients."""
         self.gathered.pop(index, None)
-        self._reduce(leaves_of(layers[index]))
+        self._reduce(index, leaves_of(layers[index]))
 
-    def finish(self, trained: Trained) -> None:
-        """The end of the backward pass: what was not reduced yet is, and the root group is freed."""
-        self.gathered.clear()
+    def finish(self, layers: list[Layer], trained: Trained) -> None:
+        """The end of the backward pass: the root group is freed and reduced, then layers whose input had no gradient."""
         self.root = []
-        self._reduce([leaf for leaves, _ in trained.groups for leaf in leaves])
+        inside = {id(leaf) for layer in layers for leaf in leaves_of(layer)}
+        self._reduce(-1, [leaf for leaves, _ in trained.groups for leaf in leaves if id(leaf) not in inside])
+        for index in sorted(self.gathered):
+            self.leave_backward(layers, index)
+        self.gathered.clear()
+        self.fetched.clear()
+        self.reducing = None
 
-    def _reduce(self, leaves: list[Leaf]) -> None:
-        ready = [leaf for leaf in leaves if leaf.grad is not None and not leaf.reduced]
+    def drop_gradients(self) -> None:
+        """zero_grad."""
+        self.shards.clear()
+
+    def _reduce(self, group: int, leaves: list[Leaf]) -> None:
+        """Gradients of one group into one buffer, their sum's shard out of it; a shard that is there already is added to."""
+        ready = [leaf for leaf in leaves if leaf.grad is not None]
+        self.reducing = None
         if not ready:
             return
         kind, self.tape.kind = self.tape.kind, "communication"
-        shards = self.job.shards  # type: ignore[attr-defined]
-        flat = Storage(self.tape, sum(leaf.count for leaf in ready) * REDUCE_WORD, "reduce-scatter buffer")
-        self.tape.kind = "gradients"
+        count = sum(leaf.count for leaf in ready)
+        buffer = Storage(self.tape, count * REDUCE_WORD, "reduce-scatter buffer")
         for leaf in ready:
-            count = 0 if self.job.offload else -(-leaf.count // shards)  # type: ignore[attr-defined]
-            leaf.grad = Value(Storage(self.tape, count * leaf.word, f"gradient shard of {leaf.name}"), count, leaf.word)
-            leaf.reduced = True
-        del flat
+            leaf.grad = None
+        self.tape.kind = "gradients"
+        shard = Storage(self.tape, -(-count // self.job.shards) * REDUCE_WORD, "gradient shards")
+        if group not in self.shards and not self.job.offload:
+            self.shards[group] = shard
+        del shard
+        if self.job.behaviour.copy_out:
+            self.reducing = buffer
+        del buffer
         self.tape.kind = kind
+
+
+def cast_bytes(layer: Layer, job: Any) -> int:
+    """Of a gathered layer, what is narrowed on the way: full training's masters, and adapters."""
+    behaviour = job.behaviour
+    if isinstance(job.method, FullMethod):
+        return layer_bytes(layer, job) if behaviour.full_word != behaviour.compute_word else 0
+    if behaviour.adapter_word == behaviour.compute_word:
+        return 0
+    return _adapter_count(layer) * int(behaviour.compute_word)
 
 
 def layer_bytes(layer: Layer, job: object) -> int:
@@ -104,10 +183,13 @@ def layer_bytes(layer: Layer, job: object) -> int:
         form = stored(tensor, "", method, behaviour, "-")
         first = form.pieces[0][1]
         total += first if form.source_bytes else tensor.numel * behaviour.compute_word
-    for linear in layer.linear.values():
-        if linear.adapter is not None:
-            total += (linear.adapter.down.count + linear.adapter.up.count) * behaviour.compute_word
-    return total
+    return total + _adapter_count(layer) * int(behaviour.compute_word)
+
+
+def _adapter_count(layer: Layer) -> int:
+    adapters = [linear.adapter for linear in layer.linear.values() if linear.adapter is not None]
+    adapters += layer.expert_adapters.values()
+    return sum(weight.count for adapter in adapters for weight in (adapter.down, adapter.up, adapter.magnitude) if weight is not None)
 
 
 def leaves_of(layer: Layer) -> list[Leaf]:

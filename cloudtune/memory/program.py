@@ -188,7 +188,9 @@ class Program:
         if not behaviour.gradients_kept:
             for leaves, _ in self.trained.groups:
                 for leaf in leaves:
-                    leaf.grad, leaf.reduced = None, False
+                    leaf.grad = None
+            if self.sharding is not None:
+                self.sharding.drop_gradients()
 
     def _micro_step(self) -> None:
         job, tape = self.job, self.tape
@@ -206,6 +208,8 @@ class Program:
             self.held = logits
         del logits
         tape.mark("backward")
+        if self.sharding is not None:
+            self.sharding.begin_backward(self.layers)
         root = loss.node
         assert root is not None  # noqa: S101
         tape.kind = KIND
@@ -213,7 +217,7 @@ class Program:
         self.run.backward(root, seed)
         del seed
         if self.sharding is not None:
-            self.sharding.finish(self.trained)
+            self.sharding.finish(self.layers, self.trained)
         self._note_folds()
         del loss, root, batch
 

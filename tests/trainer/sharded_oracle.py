@@ -31,14 +31,17 @@ class ResizedWatch(TorchDispatchMode):
         self.detailed = detailed
         self.top: dict[str, int] = {}
 
-    def note(self, tensor: torch.Tensor, name: str) -> None:
+    def note(self, tensor: torch.Tensor, name: str) -> bool:
+        """Whether its storage is new."""
         if hasattr(tensor, "_local_tensor"):
             tensor = tensor._local_tensor
         storage = tensor.untyped_storage()
         key = id(storage)
-        if key not in self.refs:
-            self.refs[key] = weakref.ref(storage, lambda _ref, key=key: (self.refs.pop(key), self.made_by.pop(key)))
-            self.made_by[key] = name
+        if key in self.refs:
+            return False
+        self.refs[key] = weakref.ref(storage, lambda _ref, key=key: (self.refs.pop(key), self.made_by.pop(key)))
+        self.made_by[key] = name
+        return True
 
     def look(self) -> None:
         """Compare what is live now with the peak."""
@@ -52,21 +55,34 @@ class ResizedWatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.note(leaf, str(func))
-        self.look()
+        fresh = [self.note(leaf, str(func)) for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        if any(fresh) or func.namespace == "fsdp":  # what FSDP resized, it fills with operations of its own
+            self.look()
         return out
 
 
 @contextmanager
-def pretended_workers(count: int) -> Iterator[None]:
+def states_as_attributes() -> Iterator[None]:
+    """A 4-bit layer finds its state on the gathered weight. bitsandbytes would make a tensor of its own class for that, out of
+    the same storage, which a fake tensor does not allow."""
+    import bitsandbytes.nn.modules as layers
+
+    saved = layers.fix_4bit_weight_quant_state_from_module
+    layers.fix_4bit_weight_quant_state_from_module = lambda module: setattr(module.weight, "quant_state", module.quant_state)
+    try:
+        yield
+    finally:
+        layers.fix_4bit_weight_quant_state_from_module = saved
+
+
+@contextmanager
+def pretended_workers(count: int) -> Iterator[Any]:
     """A process group of ``count`` workers in which this process is alone."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
     try:
-        yield
+        yield distributed.init_device_mesh("cpu", (count,))  # reads values, so outside FakeTensorMode
     finally:
         distributed.destroy_process_group()
 
@@ -91,10 +107,10 @@ def trace(
         model = build()
     watch = ResizedWatch(detailed=detailed)
     mixed = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32 if narrow else None, cast_forward_inputs=False)
-    with pretended_workers(workers), FakeTensorMode(allow_non_fake_inputs=True), as_on_cuda(autocast=narrow is not None):
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with pretended_workers(workers) as mesh, fake, as_on_cuda(autocast=narrow is not None), states_as_attributes():
         finish(model)
         root = wrap(model)
-        mesh = distributed.init_device_mesh("cpu", (workers,))
         for layer in layers_of(root):
             fully_shard(layer, mesh=mesh, mp_policy=mixed)
         fully_shard(root, mesh=mesh, mp_policy=mixed)
