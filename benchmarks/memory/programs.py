@@ -24,7 +24,8 @@ class Program:
     """One training program. ``unscored`` gives the reason why a row of it cannot be reckoned, or None."""
 
     name: str
-    match: str
+    match: tuple[str, ...]
+    """Words of a row's source, in lower case."""
     behaviour: Callable[[Row], Behaviour]
     unscored: Callable[[Row], str | None]
     cited: dict[str, str] = field(default_factory=dict)
@@ -45,6 +46,10 @@ SIX = ("k_proj", "q_proj", "v_proj", "up_proj", "down_proj", "gate_proj")
 
 def _always(_row: Row) -> str | None:
     return None
+
+
+def _adapters_only(row: Row) -> str | None:
+    return "this program's fp32 master copies of trained 16-bit weights are not modelled" if row.method == "full" else None
 
 
 def _fitcheck(row: Row) -> Behaviour:
@@ -281,12 +286,12 @@ def _compiled(row: Row) -> str | None:
 
 
 PROGRAMS = (
-    Program("fitcheck-llm", "fitcheck", _fitcheck, _always, FITCHECK_CITED),
-    Program("canifinetune", "can-i-finetune", _canifinetune, _always, CANIFINETUNE_CITED, steps=3),
+    Program("fitcheck-llm", ("fitcheck",), _fitcheck, _adapters_only, FITCHECK_CITED),
+    Program("canifinetune", ("can-i-finetune", "canifinetune"), _canifinetune, _always, CANIFINETUNE_CITED, steps=3),
     Program(
-        "fsdp_qlora", "fsdp_qlora", _fsdp_qlora, _always, FSDP_QLORA_CITED, rank=64, targets=SIX, dropout=0.1, double=True, sharded=True
+        "fsdp_qlora", ("fsdp_qlora",), _fsdp_qlora, _always, FSDP_QLORA_CITED, rank=64, targets=SIX, dropout=0.1, double=True, sharded=True
     ),
-    Program("transformers Trainer 2022", "huggingface/transformers docs", _bert, _always, BERT_CITED),
+    Program("transformers Trainer 2022", ("huggingface/transformers docs",), _bert, _always, BERT_CITED),
 )
 
 
@@ -330,6 +335,6 @@ def program_of(row: Row) -> Program:
     """The program that made the row."""
     source = row.source.lower()
     for program in PROGRAMS:
-        if program.match.lower() in source:
+        if any(word in source for word in program.match):
             return program
-    return Program("as the row says", "", generic, _compiled)
+    return Program("as the row says", (), generic, _compiled)

@@ -8,11 +8,13 @@ Every row of the file is accounted for: scored, or listed with the reason why no
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -20,22 +22,23 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
+from names import shape_named  # noqa: E402
 from programs import PROGRAMS, Program, program_of  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
 from rows import Row, read_cases, read_verdicts  # noqa: E402
 
 from cloudtune.errors import CloudtuneError  # noqa: E402
 from cloudtune.memory.allocator import replay  # noqa: E402
 from cloudtune.memory.device import Device  # noqa: E402
+from cloudtune.memory.inventory import is_target, output_name  # noqa: E402
 from cloudtune.memory.program import Job, tape_of  # noqa: E402
-from cloudtune.models.families import shape_of  # noqa: E402
-from cloudtune.models.registry import find_shape  # noqa: E402
-from cloudtune.models.shape import ModelShape, Tensor  # noqa: E402
 from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod  # noqa: E402
 
 # Real sizes as torch's out-of-memory messages print them ("23.65 GiB total capacity" for an RTX 4090).
 CARD_MIB = {"T4": 14912, "4080": 16376, "3090": 24258, "4090": 24217, "V100-SXM2-16GB": 16160}
 ROW_KEYS = ("id", "metric", "measured_bytes", "predicted_bytes", "error", "scored", "reason")
 VERDICT_KEYS = ("id", "outcome", "predicted", "right")
+MOST_TOKENS = 1 << 22
 METRICS = {"max_allocated": "allocated", "max_reserved": "reserved", "nvidia-smi": "device", "process_total": "device"}
 
 
@@ -62,11 +65,16 @@ def score(row: Row) -> Scored:
     try:
         predicted = predict(row)
     except (Refusal, CloudtuneError) as refusal:
-        reason = refusal.what if isinstance(refusal, CloudtuneError) else str(refusal)
+        reason = reason_of(refusal)
         return Scored(row.id, row.source, row.metric, row.measured_bytes, None, None, scored=False, reason=reason)
     assert row.measured_bytes is not None
     error = predicted / row.measured_bytes - 1
     return Scored(row.id, row.source, row.metric, row.measured_bytes, predicted, error, scored=True, reason="")
+
+
+def reason_of(refusal: Refusal | CloudtuneError) -> str:
+    """One line."""
+    return refusal.what if isinstance(refusal, CloudtuneError) else str(refusal)
 
 
 def predict(row: Row) -> int:
@@ -76,8 +84,10 @@ def predict(row: Row) -> int:
     if row.metric not in METRICS:
         raise Refusal("the metric is not stated")
     job, _ = job_of(row)
-    tape = tape_of(job)
-    result = replay(tape, expandable=job.behaviour.allocator == "expandable", capacity=_capacity(row))
+    tape, expandable = tape_of(job), job.behaviour.allocator == "expandable"
+    result = replay(tape, expandable=expandable, capacity=_capacity(row))
+    if result.failed_at >= 0:  # it was measured, so it ran: then the whole run, beyond the card
+        result = replay(tape, expandable=expandable)
     if METRICS[row.metric] == "allocated":
         return result.peak_allocated
     if METRICS[row.metric] == "reserved":
@@ -87,15 +97,16 @@ def predict(row: Row) -> int:
 
 def _capacity(row: Row) -> int | None:
     """What the allocator may reserve: beyond it, it returns free segments. The row's own card, else the GPU's real size."""
-    if row.card_bytes is not None:
-        return row.card_bytes - (row.context_bytes or 0)
-    mib = next((size for name, size in CARD_MIB.items() if name in row.gpu), None)
-    return mib * 2**20 - _context(row) if mib is not None else None
+    card = row.card_bytes
+    if card is None:
+        card = next((size * 2**20 for name, size in CARD_MIB.items() if name in row.gpu), None)
+    return card - _context(row) if card is not None else None
 
 
 def _context(row: Row) -> int:
-    import re
-
+    """What the row itself says, else the measured or class value of the GPU."""
+    if row.context_bytes is not None:
+        return row.context_bytes
     stated = re.search(r"(\d+(?:\.\d+)?) MiB of CUDA context", row.notes)
     if stated:
         return round(float(stated.group(1)) * 2**20)
@@ -108,6 +119,8 @@ def job_of(row: Row) -> tuple[Job, Program]:
         raise Refusal("the sequence length is not fixed")
     if row.batch is None:
         raise Refusal("the micro batch is not stated")
+    if not 0 < row.batch * row.length <= MOST_TOKENS:
+        raise Refusal("a micro batch of this many tokens is not modelled")
     program = program_of(row)
     reason = program.unscored(row)
     if reason:
@@ -116,9 +129,13 @@ def job_of(row: Row) -> tuple[Job, Program]:
     if several and not program.sharded:
         raise Refusal(f"{row.parallelism or 'several GPUs'} in this program is not modelled")
     shape, task = shape_named(row.model)
+    method = method_of(row, program)
+    linear = (name for name, tensor in shape.modules() if tensor.kind == "linear" and name != output_name(shape))
+    if isinstance(method, LoraMethod) and not any(is_target(name.removesuffix(".weight"), method.target_modules) for name in linear):
+        raise Refusal("no layer of this model has the names of the targets")
     job = Job(
         shape=shape,
-        method=method_of(row, program),
+        method=method,
         behaviour=program.behaviour(row),
         batch=row.batch,
         length=row.length,
@@ -136,8 +153,18 @@ def method_of(row: Row, program: Program) -> Any:
     """The row's method as a recipe value; what the row leaves open is the program's default."""
     if row.method == "full":
         return FullMethod(type="full")
+    if row.method not in {"lora", "qlora", "dora", "qdora"}:
+        raise Refusal(f"the method {row.method!r} is not modelled" if row.method else "the method is not stated")
+    try:
+        return _adapter_method(row, program)
+    except ValidationError as error:
+        raise Refusal(f"the method cannot be read: {error.errors()[0]['msg']}") from error
+
+
+def _adapter_method(row: Row, program: Program) -> LoraMethod:
     targets = program.targets if row.targets == "all-linear" and program.targets else row.targets
-    common = {"r": row.rank or program.rank, "target_modules": targets, "dropout": program.dropout}
+    rank = row.rank if row.rank is not None else program.rank
+    common: dict[str, Any] = {"r": rank, "target_modules": targets, "dropout": program.dropout, "use_dora": "dora" in row.method}
     if row.quant in {"", "none"}:
         return LoraMethod(type="lora", **common)
     if "torchao" in row.quant:
@@ -150,34 +177,6 @@ def method_of(row: Row, program: Program) -> Any:
     double = (stated and "no double" not in row.quant) or (not stated and program.double)
     kind = "fp4" if "fp4" in row.quant else "nf4"
     return QloraMethod(type="qlora", quantization=kind, double_quant=double, **common)
-
-
-def shape_named(name: str) -> tuple[ModelShape, str]:
-    """The model's shape and the task: ``bert-large-uncased (sequence classification head)`` says both."""
-    extra = json.loads((HERE / "data" / "models.json").read_text("utf-8"))
-    base = name.partition(" (")[0]
-    task = "classification" if "classification" in name else ""
-    base = extra["names"].get(base.lower(), base)
-    if base in extra["configs"]:
-        shape = shape_of(extra["configs"][base]["config"], source=extra["configs"][base]["source"])
-    else:
-        shape = find_shape(base, base_dir=HERE)
-    if task:
-        shape = with_classifier(shape)
-    default = "masked_lm" if shape.family == "encoder" else "causal_lm"
-    return shape, task or default
-
-
-def with_classifier(shape: ModelShape) -> ModelShape:
-    """The encoder with pooler and two-class classifier instead of its language-modelling head (BertForSequenceClassification)."""
-    hidden = shape.hidden_size
-    head = (
-        Tensor("bert.pooler.dense.weight", (hidden, hidden), "linear"),
-        Tensor("bert.pooler.dense.bias", (hidden,), "bias"),
-        Tensor("classifier.weight", (2, hidden), "linear"),
-        Tensor("classifier.bias", (2,), "bias"),
-    )
-    return replace(shape, head=head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +192,14 @@ class Verdict:
 
 def judge(row: Row) -> Verdict:
     """Whether the job runs within card - context."""
-    if row.card_bytes is None:
+    capacity = _capacity(row)
+    if capacity is None:
         return Verdict(row.id, row.outcome, "none", right=False, reason="the card's size is not stated")
     try:
         job, _ = job_of(row)
-        result = replay(tape_of(job), expandable=job.behaviour.allocator == "expandable", capacity=_capacity(row))
+        result = replay(tape_of(job), expandable=job.behaviour.allocator == "expandable", capacity=capacity)
     except (Refusal, CloudtuneError) as refusal:
-        return Verdict(row.id, row.outcome, "none", right=False, reason=str(refusal))
+        return Verdict(row.id, row.outcome, "none", right=False, reason=reason_of(refusal))
     predicted = "oom" if result.failed_at >= 0 else "completed"
     return Verdict(row.id, row.outcome, predicted, right=predicted == row.outcome)
 
@@ -242,8 +242,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", action="store_true", help="print every scored row")
     options = parser.parse_args(argv)
     started = time.perf_counter()
-    scored = [score(row) for row in read_cases(options.cases)]
-    verdicts = [judge(row) for row in read_verdicts(options.verdicts)] if options.verdicts else []
+    try:
+        cases, outcomes = read_cases(options.cases), read_verdicts(options.verdicts) if options.verdicts else []
+    except (OSError, csv.Error) as error:
+        print(f"the rows cannot be read: {error}", file=sys.stderr)
+        return 2
+    scored, verdicts = [score(row) for row in cases], [judge(row) for row in outcomes]
     seconds = time.perf_counter() - started
     summary = summarise(scored, verdicts)
     if options.json:

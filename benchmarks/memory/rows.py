@@ -9,8 +9,10 @@ import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6, "bytes": 1}
+UNITS = {"gib": 2**30, "mib": 2**20, "gb": 10**9, "mb": 10**6, "bytes": 1}
+RAN = frozenset({"completed", "complete", "ok", "success", "fits", "ran", "run"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +45,61 @@ class Row:
 
 def read_cases(path: Path) -> list[Row]:
     """All rows of a cases file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [_case(cells) for cells in csv.DictReader(file)]
+    return [_case(cells) for cells in _cells(path)]
 
 
 def read_verdicts(path: Path) -> list[Row]:
     """All rows of a verdicts file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [_verdict(cells) for cells in csv.DictReader(file)]
+    return [_verdict(cells) for cells in _cells(path)]
 
 
-def _case(cells: dict[str, str]) -> Row:
-    unit = UNITS.get(cells["unit"].strip())
+class Cells(dict[str, str]):
+    """One row of a file; a column that it lacks is empty."""
+
+    def __missing__(self, _key: str) -> str:
+        return ""
+
+
+def _cells(path: Path) -> list[Cells]:
+    """Rows as they stand: cells beyond the head are dropped, missing ones are empty, a row without an id gets its number."""
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+        for number, cells in enumerate(csv.DictReader(file), 2):
+            row = Cells({(key or "").strip(): value or "" for key, value in cells.items() if isinstance(value, str | None)})
+            row["id"] = row["id"].strip() or f"line {number}"
+            rows.append(row)
+    return rows
+
+
+def _case(cells: Cells) -> Row:
+    unit = UNITS.get(cells["unit"].strip().lower())
     measured = _number(cells["measured_gb"])
     return Row(
         **_common(cells),
-        gpus=int(_number(cells.get("n_gpus", "1")) or 1),
-        parallelism=cells.get("parallelism", "none"),
+        gpus=max(1, _whole(cells["n_gpus"]) or 1),
+        parallelism=cells["parallelism"].strip() or "none",
         measured_bytes=round(measured * unit) if measured is not None and unit is not None else None,
-        metric=cells["metric"].strip(),
-        notes=cells.get("notes", ""),
+        metric=cells["metric"].strip().lower(),
+        notes=cells["notes"],
     )
 
 
-def _verdict(cells: dict[str, str]) -> Row:
+def _verdict(cells: Cells) -> Row:
+    outcome = cells["outcome"].strip().lower()
     return Row(
         **_common(cells),
         gpus=1,
         parallelism="none",
         measured_bytes=None,
         metric="",
-        notes=cells.get("notes", ""),
-        outcome=cells["outcome"].strip().lower(),
-        card_bytes=_mib(cells.get("card_mib", "")),
-        context_bytes=_mib(cells.get("context_mib", "")),
+        notes=cells["notes"],
+        outcome="oom" if "oom" in outcome or "memory" in outcome else "completed" if outcome in RAN else outcome,
+        card_bytes=_mib(cells["card_mib"]),
+        context_bytes=_mib(cells["context_mib"]),
     )
 
 
-def _common(cells: dict[str, str]) -> dict[str, object]:
+def _common(cells: Cells) -> dict[str, Any]:
     return {
         "id": cells["id"],
         "source": cells["source"],
@@ -108,15 +127,13 @@ def targets(text: str) -> tuple[str, ...] | str:
 
 
 def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    """A plain positive number; ``~5``, ``OOM``, ``nan`` and nothing are none."""
+    return (float(text) or None) if re.fullmatch(r"\d{1,15}(\.\d{1,15})?", text.strip()) else None
 
 
 def _whole(text: str) -> int | None:
     """An exact whole number; ``<= 512`` and ``variable`` are none."""
-    return int(text) if re.fullmatch(r"\d+", text.strip()) else None
+    return int(text) if re.fullmatch(r"\d{1,12}", text.strip()) else None
 
 
 def _mib(text: str) -> int | None:

@@ -30,8 +30,9 @@ LARGE_SEGMENT = 20 * MIB_UNITS
 LARGE_REQUEST = 10 * MIB_UNITS
 LARGE_ROUND = 2 * MIB_UNITS
 FAR = 1 << 30  # of an expandable pool's range: more than any device has
-SHIFT = 36  # a free block's key is its size, then its address, in one number
+SHIFT = 44  # a free block's key is its size, then its address, in one number
 HIGHEST = 1 << (SHIFT - 1)  # where the first segment ends
+MOST = HIGHEST >> 3  # half a pebibyte: what asks for more asks in vain
 
 
 class Block:
@@ -91,7 +92,7 @@ class Allocator:
 
     def __init__(self, *, expandable: bool = False, capacity_bytes: int | None = None) -> None:
         self.expandable = expandable
-        self.capacity = capacity_bytes // UNIT if capacity_bytes is not None else 1 << 62
+        self.capacity = min(MOST, capacity_bytes // UNIT) if capacity_bytes is not None else MOST
         self.small = Pool(small=True, expandable=expandable)
         self.large = Pool(small=False, expandable=expandable)
         self.next_address = HIGHEST
