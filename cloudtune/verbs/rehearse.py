@@ -23,6 +23,7 @@ from cloudtune.session import Session
 from cloudtune.settings import Settings
 from cloudtune.standins.registry import open_cloud, standin
 from cloudtune.verbs.dryrun import Proof, engine_here, preparing_runner, user_here
+from cloudtune.verbs.loading import Load, load_here, load_in
 from cloudtune.verbs.rehearsal import Shortfall
 from cloudtune.verbs.small import Small, SmallStager, make_small
 from cloudtune.verbs.walk import Walk, steps_of
@@ -81,9 +82,9 @@ def rehearse(
         try:
             small = make_small(plan, session=session, runner=preparing, image=image, folder=prepared, say=say)
             done.append(Proof(step, ok=True, detail=small.detail, seconds=time.monotonic() - at))
-            runner = _runner(connection, image, session.settings.cache)
+            runner, load = _runner(connection, image, session.settings.cache)
             unproved = _unproved(plan, mode, small, entry.unproved)
-            with _walk(plan, small, runner, folder, session, name, say) as walk:
+            with _walk(small, runner, folder, session, name, load, say) as walk:
                 for step, action in steps_of(walk):
                     say(step)
                     at = time.monotonic()
@@ -99,11 +100,11 @@ def rehearse(
 
 
 @contextmanager
-def _walk(plan: Plan, small: Small, runner: Runner, folder: Path, session: Session, name: str, say: Say) -> Iterator[Walk]:
+def _walk(small: Small, runner: Runner, folder: Path, session: Session, name: str, load: Load, say: Say) -> Iterator[Walk]:
     """A launcher of its own, with a home of its own, whose cloud is the stand-in."""
-    provider = plan.chosen.provider
+    provider, region = small.plan.chosen.provider, small.plan.chosen.region
     with (
-        open_cloud(provider, folder / "cloud", plan.chosen.region, runner) as cloud,
+        open_cloud(provider, folder / "cloud", region, runner) as cloud,
         environment({**cloud.environment, "CLOUDTUNE_CACHE": str(session.settings.cache)}, standin(provider).login),
     ):
         settings = Settings.load(
@@ -113,7 +114,7 @@ def _walk(plan: Plan, small: Small, runner: Runner, folder: Path, session: Sessi
             place = ours.place(provider)
             stager = SmallStager(place.stager, small)
             with Session(settings, ours.clock, places={provider: replace(place, stager=stager)}) as walking:
-                yield Walk(small, walking, cloud, stager, name, folder, say)
+                yield Walk(small, walking, cloud, stager, name, folder, say, load)
 
 
 @contextmanager
@@ -130,23 +131,20 @@ def environment(values: Mapping[str, str], login: tuple[str, ...]) -> Iterator[N
         os.environ.update(before)
 
 
-def _runner(connection: Connection | None, image: str, cache: Path) -> Runner:
-    """What the stand-in's machines run a job with."""
+def _runner(connection: Connection | None, image: str, cache: Path) -> tuple[Runner, Load]:
+    """What the stand-in's machines run a job with, and what loads its result."""
     from cloudtune.rendering.container import Mount
     from cloudtune.rendering.contract import CACHE_DIR
     from cloudtune.standins.container import ContainerRunner
     from cloudtune.standins.runner import ProcessRunner
 
     if connection is None:
-        return ProcessRunner()
+        return ProcessRunner(), load_here
     cache.mkdir(parents=True, exist_ok=True)
-    return ContainerRunner(
-        connection.url,
-        image,
-        user=user_here(connection),
-        env={"CLOUDTUNE_CACHE": CACHE_DIR},
-        mounts=(Mount(cache, CACHE_DIR),),
-    )
+    user = user_here(connection)
+    mounts = (Mount(cache, CACHE_DIR),)
+    runner = ContainerRunner(connection.url, image, user=user, env={"CLOUDTUNE_CACHE": CACHE_DIR}, mounts=mounts)
+    return runner, load_in(connection, image, user, cache)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cloudtune.rendering.bundle import Bundle
     from cloudtune.session import Session
 
+HELD_OUT = 0.1
 Say = Callable[[str], None]
 
 
@@ -44,7 +45,7 @@ class Small:
 def make_small(plan: Plan, *, session: Session, runner: Runner, image: str, folder: Path, say: Say) -> Small:
     """Shrink ``plan``. Raises Shortfall when data or model cannot be prepared, StagingError when a file cannot be read."""
     if is_builtin(plan.recipe.model.base):
-        small = _on_one_machine(plan)
+        small = _with_evaluation(_on_one_machine(plan))
         return Small(small, _orders(small), f"{plan.recipe.model.base} as it is, {plan.steps} steps on the CPU")
     limits = Limits(memory_bytes=None, cpus=None)
     rehearsal = Rehearsal(plan, session, runner, image, folder, contract_of("local"), limits, say)
@@ -60,6 +61,15 @@ def make_small(plan: Plan, *, session: Session, runner: Runner, image: str, fold
 
 def _on_one_machine(plan: Plan) -> Plan:
     return plan.model_copy(update={"layout": plan.layout.model_copy(update={"nodes": 1})})
+
+
+def _with_evaluation(plan: Plan) -> Plan:
+    """Without held-out rows nothing could be measured again when the result is loaded."""
+    if plan.resolved.data.eval is not None:
+        return plan
+    data = plan.resolved.data.model_copy(update={"eval": HELD_OUT})
+    resolved = plan.resolved.model_copy(update={"data": data})
+    return plan.model_copy(update={"resolved": resolved})
 
 
 def _with_recipe(plan: Plan, recipe: Recipe, inputs: Path) -> Plan:

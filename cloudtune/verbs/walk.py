@@ -5,10 +5,6 @@ Uses the verbs as a user does: launch, track, logs, collect. Knows no cloud.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from cloudtune.errors import CloudtuneError
 from cloudtune.job import JobState
-from cloudtune.resources import resource_dir
 from cloudtune.verbs.collect import Collected, collect
 from cloudtune.verbs.cost import cost
 from cloudtune.verbs.launch import launch
@@ -28,6 +23,7 @@ if TYPE_CHECKING:
     from cloudtune.job import JobView, LaunchId
     from cloudtune.session import Session
     from cloudtune.standins.registry import Cloud
+    from cloudtune.verbs.loading import Load
     from cloudtune.verbs.small import Small, SmallStager
 
 MOST_SECONDS = 1_500.0
@@ -47,6 +43,7 @@ class Walk:
     launch_id: str
     folder: Path
     say: Callable[[str], None]
+    load: Load
     view: JobView | None = None
     lines: list[str] = field(default_factory=list)
     streams: set[str] = field(default_factory=set)
@@ -190,17 +187,5 @@ def _load(walk: Walk) -> str:
     """The result loaded in a new process and measured again, by the trainer's own program."""
     if walk.collected is None:
         raise walk.short("nothing was collected")
-    python_path = (resource_dir("containers") / "trainer", Path(__file__).resolve().parents[2])
-    base = ["--base", str(walk.small.base)] if walk.small.base else []
-    ran = subprocess.run(
-        [sys.executable, "-m", "cloudtune_trainer.evaluate", str(walk.collected.folder), "--json", *base],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, python_path)), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=MOST_SECONDS,
-    )
-    if ran.returncode != 0:
-        raise Shortfall("", "the collected result does not give its evaluation loss again", f"{ran.stdout}\n{ran.stderr}")
-    found = json.loads(ran.stdout)
-    return f"loaded in a new process, evaluation loss {found['eval_loss']:.5f} again, {found['rows']} rows"
+    found = walk.load(walk.collected.folder, walk.small.base)
+    return f"loaded in a new process, evaluation loss {found['eval_loss']:.5f} again over {found['rows']} rows"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import timedelta
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import botocore.exceptions
@@ -185,6 +186,8 @@ def test_times_are_the_clouds_own(scripted: World):
     scripted.cloud.clock.advance(3600)
     scripted.cloud.finish("times", "Failed", "AlgorithmError: no")
     found = scripted.describe("times")
+    said = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"]).replace(tzinfo=UTC)
+    assert abs((said - found["TrainingEndTime"]).total_seconds()) < 60
     assert found["TrainingEndTime"] - before >= timedelta(hours=1)
     assert found["TrainingTimeInSeconds"] >= 3600
     assert found["FailureReason"] == "AlgorithmError: no"

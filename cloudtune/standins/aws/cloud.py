@@ -45,7 +45,7 @@ class AwsStandin(AbstractContextManager["AwsStandin"]):
         self.faults = FaultPlan()
         self.bucket = bucket
         self._clients: list[Any] = []
-        self._front = Front(open_services(), self.faults)
+        self._front = Front(open_services(), self.faults, clock)
         self._server = Server(self._front, port)
         self.url = self._server.url
         region = account.region

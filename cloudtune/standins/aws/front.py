@@ -14,7 +14,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import parse_qs
 
@@ -23,6 +24,7 @@ from cloudtune.standins.aws.answers import Answer, AwsError, error_answer, fault
 from cloudtune.standins.faults import Fault, FaultPlan
 
 if TYPE_CHECKING:
+    from cloudtune.clock import Clock
     from cloudtune.standins.aws.account import Account
 
 OWN_AGENT: Final = "cloudtune-standin"
@@ -50,9 +52,13 @@ class Call:
 
 
 class Front:
-    """``rest``: moto's application. Services of ours are added with ``serve`` once they are made: they call this door themselves."""
+    """``rest``: moto's application. Services of ours are added with ``serve`` once they are made: they call this door themselves.
 
-    def __init__(self, rest: Callable[..., Iterable[bytes]], faults: FaultPlan) -> None:
+    Answers of ours bear the stand-in's own time as their date, as the service's clock is the one that its times are told in.
+    """
+
+    def __init__(self, rest: Callable[..., Iterable[bytes]], faults: FaultPlan, clock: Clock) -> None:
+        self._clock = clock
         self._services: dict[str, Service] = {}
         self._account: Account | None = None
         self._rest = rest
@@ -84,7 +90,8 @@ class Front:
             answer = json_answer(service.handle(call.operation, call.body))
         except AwsError as error:
             answer = error_answer(error, call.service)
-        return _send(answer, start_response)
+        now = {"Date": format_datetime(self._clock.now(), usegmt=True)}
+        return _send(replace(answer, headers={**answer.headers, **now}), start_response)
 
     def _borrowed(self, call: Call, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """moto's answer; what it has no code for is said in the service's protocol instead of by a page for browsers."""
