@@ -45,8 +45,8 @@ class AwsStandin(AbstractContextManager["AwsStandin"]):
         self.faults = FaultPlan()
         self.bucket = bucket
         self._clients: list[Any] = []
-        self._front = Front(open_services(), self.faults, clock)
-        self._server = Server(self._front, port)
+        self._front = Front(open_services(), self.faults)
+        self._server = Server(self._front, clock, port)
         self.url = self._server.url
         region = account.region
         s3, logs, iam = (self._own(name) for name in ("s3", "logs", "iam"))

@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import parse_qs
@@ -52,13 +52,9 @@ class Call:
 
 
 class Front:
-    """``rest``: moto's application. Services of ours are added with ``serve`` once they are made: they call this door themselves.
+    """``rest``: moto's application. Services of ours are added with ``serve`` once they are made: they call this door themselves."""
 
-    Answers of ours bear the stand-in's own time as their date, as the service's clock is the one that its times are told in.
-    """
-
-    def __init__(self, rest: Callable[..., Iterable[bytes]], faults: FaultPlan, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, rest: Callable[..., Iterable[bytes]], faults: FaultPlan) -> None:
         self._services: dict[str, Service] = {}
         self._account: Account | None = None
         self._rest = rest
@@ -90,8 +86,7 @@ class Front:
             answer = json_answer(service.handle(call.operation, call.body))
         except AwsError as error:
             answer = error_answer(error, call.service)
-        now = {"Date": format_datetime(self._clock.now(), usegmt=True)}
-        return _send(replace(answer, headers={**answer.headers, **now}), start_response)
+        return _send(answer, start_response)
 
     def _borrowed(self, call: Call, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """moto's answer; what it has no code for is said in the service's protocol instead of by a page for browsers."""
@@ -208,14 +203,17 @@ def _send(answer: Answer, start_response: StartResponse) -> Iterable[bytes]:
 
 
 class Server:
-    """A threaded HTTP server of one WSGI application on this machine's loopback."""
+    """A threaded HTTP server of one WSGI application on this machine's loopback; answers bear the date of ``clock``."""
 
-    def __init__(self, application: Callable[..., Iterable[bytes]], port: int = 0) -> None:
+    def __init__(self, application: Callable[..., Iterable[bytes]], clock: Clock, port: int = 0) -> None:
         from moto.moto_server.werkzeug_app import MotoRequestHandler
         from werkzeug.serving import make_server
 
         class Quiet(MotoRequestHandler):  # type: ignore[misc]
             protocol_version = "HTTP/1.1"
+
+            def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002 - http.server's signature
+                return format_datetime(clock.now(), usegmt=True)
 
             def log(self, *_: Any, **__: Any) -> None:
                 """One line per request would drown everything else."""
