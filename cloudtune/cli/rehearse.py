@@ -34,8 +34,11 @@ def rehearse(
     require_cloud(provider)
     with Session.open() as session:
         plan = recipe_or_plan(source, provider=provider, sets=sets or (), session=session)
-        with progress() as say:
-            run = start(plan, session=session, mode=mode, launch_id=launch_id, progress=say)
+        try:
+            with progress() as say:
+                run = start(plan, session=session, mode=mode, launch_id=launch_id, progress=say)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the stand-in and its job have ended with it, and nothing was spent") from None
     if as_json:
         json_result({"rehearsal": run, "ok": run.ok})
     else:
