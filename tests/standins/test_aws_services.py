@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import time
 from datetime import UTC, timedelta
@@ -212,3 +214,18 @@ def test_the_users_rights_can_be_asked_for(scripted: World):
     answer = scripted.client("iam").simulate_principal_policy(PolicySourceArn=arn, ActionNames=asked, ResourceArns=["*"])
     decisions = {one["EvalActionName"]: one["EvalDecision"] for one in answer["EvaluationResults"]}
     assert decisions == dict(zip(asked, ["implicitDeny", "allowed", "implicitDeny"], strict=True))
+
+
+def test_an_upload_that_is_not_what_its_digest_says_is_refused(scripted: World):
+    put, bucket = scripted.s3.put_object, scripted.cloud.bucket
+    right, wrong = (base64.b64encode(hashlib.sha256(text).digest()).decode() for text in (b"weights", b"other"))
+    put(Bucket=bucket, Key="checked", Body=b"weights", ChecksumSHA256=right)
+    for digest in ({"ChecksumSHA256": wrong}, {"ContentMD5": base64.b64encode(b"0" * 16).decode()}):
+        with pytest.raises(botocore.exceptions.ClientError, match="BadDigest"):
+            put(Bucket=bucket, Key="spoilt", Body=b"weights", **digest)
+    upload = scripted.s3.create_multipart_upload(Bucket=bucket, Key="parts", ChecksumAlgorithm="SHA256")["UploadId"]
+    with pytest.raises(botocore.exceptions.ClientError, match="BadDigest"):
+        scripted.s3.upload_part(Bucket=bucket, Key="parts", UploadId=upload, PartNumber=1, Body=b"weights", ChecksumSHA256=wrong)
+    assert scripted.keys("checked") == ["checked"]
+    assert scripted.keys("spoilt") == scripted.keys("parts") == []
+    assert scripted.s3.get_object(Bucket=bucket, Key="checked")["Body"].read() == b"weights"

@@ -19,7 +19,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import parse_qs
 
-from cloudtune.standins.aws import permissions
+from cloudtune.standins.aws import checksums, permissions
 from cloudtune.standins.aws.answers import Answer, AwsError, error_answer, fault_error, json_answer
 from cloudtune.standins.faults import Fault, FaultPlan
 
@@ -91,10 +91,14 @@ class Front:
     def _borrowed(self, call: Call, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """moto's answer; what it has no code for is said in the service's protocol instead of by a page for browsers."""
         try:
+            if call.service == "s3" and call.operation in checksums.CHECKED and checksums.named_digests(environ):
+                checksums.check(_body(environ), environ)
             return self._rest(environ, start_response)
+        except AwsError as refusal:
+            error = refusal
         except NotImplementedError:
             error = AwsError("InvalidAction", f"{call.operation} of {call.service} is not part of this stand-in")
-            return _send(error_answer(error, call.service, cbor=call.cbor), start_response)
+        return _send(error_answer(error, call.service, cbor=call.cbor), start_response)
 
     def _fail(self, fault: Fault, call: Call, environ: dict[str, Any], start_response: StartResponse, target: str) -> Iterable[bytes]:
         if fault.kind == "silent":
