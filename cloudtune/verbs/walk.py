@@ -162,10 +162,10 @@ def _resumed(walk: Walk) -> str:
 def _cost(walk: Walk) -> str:
     """What the launcher says that the job has cost, from what the cloud says that it bills."""
     total = cost(walk.session).total
-    seconds = walk.view.billable_seconds if walk.view else None
-    if seconds is None:
-        raise walk.short("the cloud's billed seconds did not arrive")
-    return f"{seconds:,.0f} s billed at the plan's price: {total.usd or 0.0:.4f} USD on a real account"
+    if not total.hours or total.usd is None:
+        raise walk.short("the cloud's count of seconds did not arrive")
+    bill = "by the cloud's bill" if total.final else "so far"
+    return f"{total.hours * 3600:,.0f} s of machines, {total.usd:.4f} USD {bill} on a real account"
 
 
 def _collect(walk: Walk) -> str:
