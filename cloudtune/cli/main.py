@@ -30,7 +30,7 @@ COMMANDS = {
     "validate": "Check a recipe and its files, all faults at once.",
     "estimate": "Memory, time and price on every machine.",
     "plan": "Choose machine and layout; show what it will cost.",
-    "render": "Write the build context and job.json, or the request.",
+    "render": "Write a build context, the request, or a notebook.",
     "launch": "Plan, ask, start, follow, and bring the result home.",
     "rehearse": "Walk through a whole launch on a local stand-in of the cloud; spends nothing.",
     "ps": "List jobs: the active ones and the newest 20.",

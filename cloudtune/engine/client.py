@@ -6,6 +6,7 @@ The engine's own API is spoken through the ``docker`` package with its classic b
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def connect(url: str) -> Connection:
     except ImportError as error:
         raise EngineError("the docker package is not installed", hint=EXTRA_HINT, code="engine-extra") from error
     with translated(f"the engine at {url}"):
+        _knock(url)
         api = docker.APIClient(base_url=url, version="auto", timeout=CALL_SECONDS)
         try:
             facts = api.version()
@@ -61,6 +63,19 @@ def connect(url: str) -> Connection:
     kind = "podman" if any("podman" in name.lower() for name in names) else "docker"
     rootless = any("rootless" in option for option in options)
     return Connection(url, kind, str(facts.get("Version", "")), bool(bridges), rootless, api)
+
+
+def _knock(url: str) -> None:
+    """Whether anybody listens on a Unix socket. Asked with a socket of ours, because docker's package leaves a refused one open."""
+    if not url.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.settimeout(CALL_SECONDS)
+        try:
+            ours.connect(url.removeprefix("unix://"))
+        except OSError as error:
+            hint = "start docker, or point DOCKER_HOST at a running engine"
+            raise EngineError(f"the engine at {url} does not answer: {_cause(error)}", hint=hint) from error
 
 
 @contextmanager

@@ -93,11 +93,13 @@ def build_image(
             buildargs=dict(arguments or {}),
             network_mode=None if connection.has_bridge else "host",
         )
-        for part in stream:
+        error = ""
+        for part in stream:  # read to its end even after an error, or the connection would stay open
             for line in str(part.get("stream", "")).splitlines():
                 follower.take(line)
-            if "error" in part:
-                raise follower.failure(name, str(part["error"]))
+            error = error or str(part.get("error") or "")
+    if error:
+        raise follower.failure(name, error)
     found = find_image(connection, name)
     if found is None:
         raise follower.failure(name, "the engine reported no error and left no image")

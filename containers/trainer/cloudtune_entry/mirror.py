@@ -1,4 +1,6 @@
-"""Vertex AI keeps nothing of a machine: checkpoints, metrics and results are copied to the mounted bucket as they appear.
+"""Vertex AI and Colab keep nothing of a machine: checkpoints, metrics and results are copied away as they appear.
+
+The place is the mounted bucket on Vertex AI, and any folder that CLOUDTUNE_KEEP names elsewhere (Google Drive in a notebook).
 
 The mount is no real file system (no atomic rename), so a checkpoint is written on the local disk first and copied with
 its completion marker last; only marked ones are copied back at a restart. Files that vanish here vanish there too.
@@ -18,6 +20,7 @@ from cloudtune_entry.outcome import say
 EVERY_SECONDS = 20.0
 VARIABLE = "CLOUDTUNE_MIRROR_SECONDS"  # another pause between copies: rehearsals are short
 HISTORY = ("data/starts.jsonl", "data/metrics.jsonl")  # below the output; the next start goes on writing them
+KEEP_VARIABLE = "CLOUDTUNE_KEEP"
 LAST = ("COMPLETE", "manifest.json")  # the markers: whoever sees one may trust everything beside it
 
 
@@ -84,13 +87,20 @@ def is_complete(folder: Path) -> bool:
 
 
 def make_mirror(ground: Ground, environ: Mapping[str, str]) -> Mirror:
-    """The pairs for Vertex AI: model and checkpoints as its variables say, output beside the model."""
-    target = environ.get("AIP_MODEL_DIR")
-    if ground.kind != "vertex" or not target:
-        return Mirror()
-    model = bucket_path(target)
-    kept = environ.get("AIP_CHECKPOINT_DIR")
-    checkpoints = (ground.root / "checkpoints", bucket_path(kept) if kept else model.parent / "checkpoints")
+    """The pairs for Vertex AI as its variables say, output beside the model; or below the folder that is to keep everything."""
+    every = float(environ.get(VARIABLE) or EVERY_SECONDS)
+    target, kept = environ.get("AIP_MODEL_DIR"), environ.get("AIP_CHECKPOINT_DIR")
+    if ground.kind == "vertex" and target:
+        model = bucket_path(target)
+        return _mirror(ground, model, bucket_path(kept) if kept else model.parent / "checkpoints", every)
+    folder = environ.get(KEEP_VARIABLE)
+    if ground.kind == "local" and folder:
+        return _mirror(ground, Path(folder) / "model", Path(folder) / "checkpoints", every)
+    return Mirror()
+
+
+def _mirror(ground: Ground, model: Path, checkpoints: Path, every_seconds: float) -> Mirror:
+    pair = (ground.root / "checkpoints", checkpoints)
     # The model last: its manifest tells the launcher that everything else has arrived.
-    pairs = (checkpoints, (ground.output, model.parent / "output"), (ground.root / "model", model))
-    return Mirror(pairs=pairs, checkpoints=checkpoints, every_seconds=float(environ.get(VARIABLE) or EVERY_SECONDS))
+    pairs = (pair, (ground.output, model.parent / "output"), (ground.root / "model", model))
+    return Mirror(pairs=pairs, checkpoints=pair, every_seconds=every_seconds)
