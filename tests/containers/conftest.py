@@ -31,11 +31,16 @@ class Engine:
 
     url: str
     connection: Connection
+    kind: str
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    place = private.default_engine()
+    yield from running_engine(private.default_engine())
+
+
+def running_engine(place: private.PrivateEngine) -> Iterator[Engine]:
+    """The engine at ``place``, started when nobody started it before."""
     try:
         ours = private.up(place, may_install=IN_CI)
     except private.Unusable as reason:
@@ -47,7 +52,7 @@ def engine() -> Iterator[Engine]:
         if not verdict.usable:
             (pytest.fail if IN_CI else pytest.skip)(str(verdict))
         connection = connect(place.url)
-        yield Engine(place.url, connection)
+        yield Engine(place.url, connection, place.kind)
         connection.close()
     finally:
         if ours:
@@ -76,6 +81,11 @@ def trainer_image(engine: Engine, build_log: list[str], trainer_context: dict[st
 @pytest.fixture(scope="session")
 def supervisor_image(engine: Engine) -> str:
     """The supervisor with a stand-in trainer: built in a second, for everything that the supervisor does alone."""
+    return build_supervisor(engine)
+
+
+def build_supervisor(engine: Engine) -> str:
+    """Build it on ``engine`` and return its id."""
     entry = ROOT / "containers" / "trainer" / "cloudtune_entry"
     files = {f"code/cloudtune_entry/{path.name}": path.read_bytes() for path in entry.glob("*.py")}
     files["code/cloudtune_trainer.py"] = STAND_IN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -62,7 +63,7 @@ def test_the_real_engine_passes_and_leaves_nothing(engine: Engine):
     before = {image["Id"] for image in engine.connection.api.images()}
     verdict = probe(engine.url)
     assert verdict.usable, verdict
-    assert verdict.kind == "docker"
+    assert verdict.kind == engine.kind
     assert {image["Id"] for image in engine.connection.api.images()} == before
     assert not [item for item in engine.connection.api.containers(all=True) if "cloudtune-probe" in item["Names"][0]]
 
@@ -123,6 +124,37 @@ def test_a_failing_step_is_named_with_its_last_lines(engine: Engine):
 
 
 @pytest.mark.engine
+def test_failures_leave_no_connection_open(engine: Engine, tmp_path: Path):
+    """Dead and absent engines, failing builds, missing images: counted in /proc, with the garbage collector at rest."""
+    dead = tmp_path / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(dead))
+    connection = connect(engine.url)
+    gc.collect()
+    gc.disable()
+    try:
+        before, seen = open_sockets(), []
+        for _ in range(4):
+            assert not probe(f"unix://{dead}").usable
+            assert not probe(f"unix://{tmp_path}/none.sock").usable
+            with pytest.raises(BuildFailed):
+                images.build_image(connection, "cloudtune-test:broken", {"Dockerfile": BASE + b"RUN exit 9\n"})
+            with pytest.raises(NotFoundError):
+                containers.create(connection, ContainerSpec(image="cloudtune-nowhere.invalid/none:1"))
+            seen.append(open_sockets())
+        assert len(set(seen)) == 1, "what the first round opened waits in the connection's pool, and no later round adds to it"
+        connection.close()
+        assert open_sockets() < before
+    finally:
+        gc.enable()
+
+
+def open_sockets() -> int:
+    """Of this process."""
+    return sum(str(place.readlink()).startswith("socket:") for place in Path("/proc/self/fd").iterdir() if place.is_symlink())
+
+
+@pytest.mark.engine
 def test_a_base_that_is_nowhere_says_what_to_do(engine: Engine):
     with pytest.raises(BuildFailed) as failure:
         images.build_image(engine.connection, "cloudtune-test:none", {"Dockerfile": b"FROM cloudtune-nowhere.invalid/base:1\n"})
@@ -170,4 +202,8 @@ def test_connecting_to_something_else_is_an_engine_error(tmp_path: Path):
 
 
 def _hang_up(server: socket.socket) -> None:
-    server.accept()[0].close()
+    while True:
+        try:
+            server.accept()[0].close()
+        except OSError:
+            return

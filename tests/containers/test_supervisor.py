@@ -61,7 +61,7 @@ def test_sigterm_reaches_the_trainer_and_ends_as_interrupted(
 def test_memory_limit_ends_with_137_and_says_so(engine: Engine, supervisor_image: str, job_folder: Path):
     ended = run(engine, supervisor_image, bare_job(job_folder, "eats-memory"), limits=Limits(memory_bytes=128 << 20))
     assert ended.exit_code == 137
-    assert ended.oom_killed
+    assert ended.oom_killed is (engine.kind == "docker"), "podman does not say it; the supervisor in the container sees it for itself"
     assert "memory limit of 128 MiB was reached" in (job_folder / "output/failure").read_text()
 
 

@@ -5,12 +5,14 @@
 
 It runs beside any other engine of the machine: its bridge, iptables and forwarding are switched off, so builds use the
 host's network and dry runs none. ``CLOUDTUNE_ENGINE_DIR`` moves it (keep it short: socket paths end at 104 bytes).
+``CLOUDTUNE_ENGINE_KIND=podman`` makes it podman's docker socket, as root, on folders of its own.
 The tests start one by themselves and take it down again; one that was started by hand is used and left running.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -24,8 +26,13 @@ HERE = Path(__file__).resolve().parent
 BASE, TAG = "python", "3.11-slim-bookworm"  # the tag in the rendered Dockerfile: its FROM line is built as it is
 UP_SECONDS = 60
 DOWN_SECONDS = 60
-NEEDED = ("docker.io", "python3", "python3-pip", "python3-venv", "ca-certificates", "libgomp1")
-WHEELS_PORT = 8765
+DAEMONS = {"docker": ("dockerd", "docker.io"), "podman": ("podman", "podman", "runc")}
+"""The program, and Debian's packages that bring it."""
+NEEDED = ("python3", "python3-pip", "python3-venv", "ca-certificates", "libgomp1")
+
+
+_STARTED: dict[int, subprocess.Popen[bytes]] = {}
+"""Programs that outlive the call that started them, by their number; kept so that they can be waited for."""
 
 
 class Unusable(Exception):
@@ -34,9 +41,10 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class PrivateEngine:
-    """Where the engine lives. ``url`` is its DOCKER_HOST."""
+    """Where the engine lives. ``url`` is its DOCKER_HOST, ``kind`` docker or podman."""
 
     folder: Path
+    kind: str = "docker"
 
     @property
     def url(self) -> str:
@@ -49,7 +57,8 @@ class PrivateEngine:
 
 def default_engine() -> PrivateEngine:
     """The engine of this machine's tests."""
-    return PrivateEngine(Path(os.environ.get("CLOUDTUNE_ENGINE_DIR", "/tmp/ct-engine")))
+    kind = os.environ.get("CLOUDTUNE_ENGINE_KIND", "docker")
+    return PrivateEngine(Path(os.environ.get("CLOUDTUNE_ENGINE_DIR", f"/tmp/ct-{kind}" if kind != "docker" else "/tmp/ct-engine")), kind)
 
 
 def up(engine: PrivateEngine, *, may_install: bool = True) -> bool:
@@ -57,32 +66,34 @@ def up(engine: PrivateEngine, *, may_install: bool = True) -> bool:
     if answers(engine):
         make_base(engine)
         return False
-    ensure_installed(may_install=may_install)
+    ensure_installed(engine, may_install=may_install)
     engine.folder.mkdir(parents=True, exist_ok=True)
     serve_wheels(engine)
     daemon = start_daemon(engine)
     deadline = time.monotonic() + UP_SECONDS
     while not answers(engine):
         if daemon.poll() is not None or time.monotonic() > deadline:
-            raise Unusable(f"dockerd does not come up; its last lines:\n{tail(engine.log)}")
+            raise Unusable(f"{DAEMONS[engine.kind][0]} does not come up; its last lines:\n{tail(engine.log)}")
         time.sleep(0.1)
     make_base(engine)
     return True
 
 
-def ensure_installed(*, may_install: bool) -> None:
-    """Debian's docker.io and what the base image is made of. Raises Unusable where that cannot be had, or not without asking."""
+def ensure_installed(engine: PrivateEngine, *, may_install: bool) -> None:
+    """Debian's engine and what the base image is made of. Raises Unusable where that cannot be had, or not without asking."""
     if os.geteuid() != 0:
         raise Unusable("a private engine needs root")
-    missing = [name for name in NEEDED if subprocess.run(["dpkg", "-s", name], capture_output=True, check=False).returncode]
-    if not missing and shutil.which("dockerd"):
+    program, *packages = DAEMONS[engine.kind]
+    needed = [*packages, *NEEDED]
+    missing = [name for name in needed if subprocess.run(["dpkg", "-s", name], capture_output=True, check=False).returncode]
+    if not missing and shutil.which(program):
         return
     if not may_install:
-        raise Unusable(f"{', '.join(missing or ['dockerd'])} is not installed; to have it: python tests/engine/private.py up")
+        raise Unusable(f"{', '.join(missing or [program])} is not installed; to have it: python tests/engine/private.py up")
     if shutil.which("apt-get") is None:
-        raise Unusable("there is no dockerd, and no apt-get to install it with")
+        raise Unusable(f"there is no {program}, and no apt-get to install it with")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *NEEDED]):
+    for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *needed]):
         answer = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
         if answer.returncode:
             raise Unusable(f"{' '.join(command[:2])} failed: {answer.stderr.strip()[-500:]}")
@@ -90,11 +101,37 @@ def ensure_installed(*, may_install: bool) -> None:
 
 def start_daemon(engine: PrivateEngine) -> subprocess.Popen[bytes]:
     """The daemon in a session of its own, so that a Ctrl-C in the tests does not reach it."""
+    command, environ = (podman_command if engine.kind == "podman" else dockerd_command)(engine)
+    with engine.log.open("ab") as log:
+        daemon = subprocess.Popen(
+            command, env=environ, cwd=engine.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    _STARTED[daemon.pid] = daemon
+    if engine.kind == "podman":
+        (engine.folder / "docker.pid").write_text(str(daemon.pid))
+    return daemon
+
+
+def dockerd_command(engine: PrivateEngine) -> tuple[list[str], dict[str, str]]:
+    """dockerd with everything of its own and nothing of the host's network; it writes its number itself."""
     folders = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "docker.pid"}
     places = [part for flag, name in folders.items() for part in (flag, str(engine.folder / name))]
     command = ["dockerd", "--host", engine.url, *places, "--iptables=false", "--ip-forward=false", "--bridge=none"]
-    with engine.log.open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    return command, dict(os.environ)
+
+
+def podman_command(engine: PrivateEngine) -> tuple[list[str], dict[str, str]]:
+    """podman's docker socket. Its own defaults ask for higher limits than root may have in some machines, and crun for cgroup v2."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    settings = engine.folder / "containers.conf"
+    # podman lowers its own limit of processes to 32768, and sets neither limit as asked when one of them is above what it may.
+    settings.write_text(f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=32768:32768"]\n[engine]\nruntime = "runc"\n')
+    return ["podman", *podman_places(engine), "system", "service", "--time=0", engine.url], {**os.environ, "CONTAINERS_CONF": str(settings)}
+
+
+def podman_places(engine: PrivateEngine) -> list[str]:
+    """Everything of its own, for the service and for podman's own command beside it."""
+    return ["--root", str(engine.folder / "data"), "--runroot", str(engine.folder / "exec")]
 
 
 def serve_wheels(engine: PrivateEngine) -> None:
@@ -102,10 +139,22 @@ def serve_wheels(engine: PrivateEngine) -> None:
     folder = os.environ.get("PIP_FIND_LINKS", "")
     if not Path(folder or "/nonexistent").is_dir():
         return
-    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", folder, str(WHEELS_PORT)]
+    port = wheels_port(engine)
+    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", folder, str(port)]
     with (engine.folder / "wheels.log").open("ab") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    _STARTED[server.pid] = server
     (engine.folder / "wheels.pid").write_text(str(server.pid))
+
+
+def wheels_port(engine: PrivateEngine) -> int:
+    """A free port, and the same one when the engine is started again: the base image knows it. Two engines have two."""
+    record = engine.folder / "wheels.port"
+    if not record.exists():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            record.write_text(str(free.getsockname()[1]))
+    return int(record.read_text())
 
 
 def client(engine: PrivateEngine, seconds: float = 60) -> object:
@@ -147,7 +196,12 @@ def make_base(engine: PrivateEngine) -> None:
         with archive.open("wb") as stream:
             subprocess.run(["/usr/bin/python3", str(HERE / "base_image.py")], stdout=stream, check=True)
         changes = [f"ENV {name}={value}" for name, value in base_environment(engine).items()]
-        api.import_image_from_file(str(archive), repository=BASE, tag=TAG, changes=changes)  # type: ignore[attr-defined]
+        if engine.kind == "podman":  # its docker socket imports without a name
+            options = [part for change in changes for part in ("-c", change)]
+            place = [*podman_places(engine), "import", "--quiet", *options, str(archive), f"docker.io/library/{BASE}:{TAG}"]
+            subprocess.run(["podman", *place], check=True, capture_output=True)
+        else:
+            api.import_image_from_file(str(archive), repository=BASE, tag=TAG, changes=changes)  # type: ignore[attr-defined]
         archive.unlink()
     finally:
         api.close()  # type: ignore[attr-defined]
@@ -163,7 +217,7 @@ def base_environment(engine: PrivateEngine) -> dict[str, str]:
     }
     if (engine.folder / "wheels.pid").exists():
         values["PIP_RETRIES"] = "0"  # the wheel is here: an index that cannot be reached need not be asked five times
-        values["PIP_FIND_LINKS"] = f"http://127.0.0.1:{WHEELS_PORT}/"
+        values["PIP_FIND_LINKS"] = f"http://127.0.0.1:{wheels_port(engine)}/"
     return values
 
 
@@ -188,16 +242,16 @@ def end_process(record: Path) -> None:
     if not record.exists() or not record.read_text().strip():
         return
     number = int(record.read_text())
+    ours = _STARTED.pop(number, None)
     try:
         os.kill(number, signal.SIGTERM)
+        if ours is not None:
+            ours.wait(DOWN_SECONDS)
+            return
         deadline = time.monotonic() + DOWN_SECONDS
         while time.monotonic() < deadline and Path(f"/proc/{number}").exists():
-            state = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
-            if state == "Z":  # our own child, not yet waited for
-                os.waitpid(number, 0)
-                return
             time.sleep(0.1)
-    except (ProcessLookupError, ChildProcessError, FileNotFoundError):
+    except (ProcessLookupError, subprocess.TimeoutExpired):
         return
 
 
