@@ -62,7 +62,7 @@ def test_every_shipped_recipe_has_a_body(path, tmp_path):
 PAIRS = sorted((machine, card, count) for machine, cards in MACHINES.items() for card, counts in cards.items() for count in counts)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_valid_plan_gives_a_body_within_the_limits(data, tmp_path):
     machine, card, count = data.draw(st.sampled_from(PAIRS))
@@ -180,6 +180,15 @@ def test_secrets_that_the_job_could_not_read_are_refused(tmp_path):
     with pytest.raises(RejectedError, match="none is set"):
         body_of(google)
     assert "TOKEN" not in json.dumps(body_of(google, settings=Project(gcp_service_account=TRAINER)))
+
+
+def test_data_in_cloud_storage_is_linked_from_where_it_is(tmp_path):
+    body = body_of(gcp_plan(tmp_path, data="gs://their-bucket/rows.jsonl"))
+    assert json.loads(environment(body)["CLOUDTUNE_INPUTS"])["gs://their-bucket/rows.jsonl"] == "gs://their-bucket/rows.jsonl"
+    with pytest.raises(RejectedError, match="Amazon's"):
+        body_of(gcp_plan(tmp_path, data="s3://their-bucket/rows.jsonl"))
+    with pytest.raises(RejectedError, match="base model in a bucket"):
+        body_of(gcp_plan(tmp_path, model={"base": "gs://their-bucket/model"}))
 
 
 @pytest.mark.parametrize(

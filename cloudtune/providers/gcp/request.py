@@ -220,11 +220,30 @@ def _inputs(plan: Plan, staged: Staged, bucket: str) -> dict[str, str]:
     from cloudtune.rendering.jobfile import TEMPLATE_NAME, local_inputs, template_file
 
     paths = ["job/job.json", *([f"job/{TEMPLATE_NAME}"] if template_file(plan) else []), *(item.channel for item in local_inputs(plan))]
-    return {path: staged.uris.get(path) or f"gs://{bucket}/{PREFIX}/not-staged/{staged.digest}/{path}" for path in paths}
+    places = {path: staged.uris.get(path) or f"gs://{bucket}/{PREFIX}/not-staged/{staged.digest}/{path}" for path in paths}
+    # Data that is in Cloud Storage already is linked from where it is, under the path that the trainer knows it by.
+    return places | {path: path for path in _data_paths(plan) if path.startswith("gs://")}
+
+
+def _data_paths(plan: Plan) -> list[str]:
+    data = plan.recipe.data
+    held_out = data.eval if isinstance(data.eval, tuple) else ()
+    return [source.path for source in (*data.train, *held_out)]
 
 
 def _require_reachable(plan: Plan, settings: GcpSettings) -> None:
-    """Raises RejectedError for secrets that a job on Vertex AI could not ask for."""
+    """Raises RejectedError for data, models and secrets that a job on Vertex AI could not reach."""
+    elsewhere = [path for path in _data_paths(plan) if path.startswith("s3://")]
+    if elsewhere:
+        raise RejectedError(
+            f"{elsewhere[0]} is Amazon's, which a job on gcp does not read",
+            code="data-elsewhere",
+            hint="copy it to gs:// or to this machine",
+        )
+    if plan.recipe.model.base.startswith(("s3://", "gs://")):
+        raise RejectedError(
+            "a base model in a bucket is not brought into jobs by this version", code="model-elsewhere", hint="name a hub id or a folder"
+        )
     secrets = plan.recipe.secrets
     foreign = sorted(name for name, source in secrets.items() if source.startswith("aws:"))
     if foreign:
