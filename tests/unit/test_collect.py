@@ -45,9 +45,12 @@ class World:
         self.to.parent.mkdir()
         self.secret = folder / "secret"
         self.secret.write_text("do not touch")
-        scene = Scene(last, outputs=self.source.as_uri(), message="it broke")
+        scene = Scene(last, outputs=self.address(), message="it broke")
         self.session = builders.scripted_session(folder / "home", ScriptedJobs(SystemClock(), [scene]))
         launch(builders.scripted_plan(folder), session=self.session, launch_id=JOB)
+
+    def address(self):
+        return self.source.as_uri()
 
     def files(self, **contents):
         for name, content in contents.items():
