@@ -22,13 +22,15 @@ from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.rough import rough_bytes
 from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Recipe
+from cloudtune.recipe.spec import FullMethod, Recipe
+from cloudtune.units import GIB
 
 Verdict = Literal["fits", "no", "unsure"]
 Bounds = tuple[int, int]
 UNCALIBRATED = (1.2, 1.7)  # the closed form ÷ and x these hold every replay of the grid in tests/unit/test_plan_bounds.py
 CALIBRATED = {False: 1.15, True: 1.25}  # whole replicas, shards: the same after one replay of the family
 LOOKED = 1.2  # the allocator adds at most this to live memory (tests/unit/test_plan_bounds.py; 1.17 is the most that was seen)
+LOOKED_LARGE = (1.04, 5 * GIB // 4)  # where only adapters are trained: this factor and so many bytes, if that is less
 SAME_MICRO_BATCH = 1.08  # whole replicas that differ only in card or number of GPUs
 
 
@@ -47,6 +49,13 @@ def device_of(offer: Offer) -> Device:
 def fits(estimate: Estimate, device: Device) -> bool:
     """Whether a replay says that the layout runs on the device, margins included."""
     return estimate.high_bytes <= device.total_bytes
+
+
+def most_after_look(recipe: Recipe, seen: int) -> int:
+    """What a replay can say at most where a look has said ``seen``, in bytes with margins."""
+    most = int(seen * LOOKED)
+    factor, more = LOOKED_LARGE
+    return most if isinstance(recipe.method, FullMethod) else min(most, int(seen * factor) + more)
 
 
 Kin = tuple[bool, bool, bool]
@@ -115,7 +124,7 @@ class Reckoner:
             high = self._known[key].high_bytes
             return high, high
         if key in self._looked:
-            return self._looked[key], int(self._looked[key] * LOOKED)
+            return self._looked[key], most_after_look(self.recipe, self._looked[key])
         if self.rough is None:
             return 0, 1 << 62
         guess = self._rough_of(key)
