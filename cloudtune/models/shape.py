@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Literal
 
@@ -89,7 +90,7 @@ class MlpShape:
     """Gate and up projection are one matrix."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that a sum is kept
 class Block:
     """Identical layers, folded: ``layers`` are their indices."""
 
@@ -105,13 +106,13 @@ class Block:
         """Number of layers."""
         return len(self.layers)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Parameters of one layer."""
         return sum(tensor.numel for tensor in self.tensors if tensor.tied_to is None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelShape:
     """A whole model with its language-modelling head."""
 
@@ -145,7 +146,7 @@ class ModelShape:
     registered_late: frozenset[str] = frozenset()
     """Stem tensors that transformers registers after the final norm (they matter only for the order)."""
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Exact number of parameters; tied ones count once."""
         ends = sum(tensor.numel for tensor in (*self.stem, *self.head) if tensor.tied_to is None)

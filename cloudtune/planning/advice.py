@@ -17,6 +17,7 @@ MOST_TOGETHER = 6
 WORTH_HALVING_USD = 1.0
 SHORTEST_LENGTH = 512
 Weigh = Callable[[Recipe], Weighing]
+WeighBelow = Callable[[Recipe, float], Weighing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,13 @@ def _together(recipe: Recipe, weigh: Weigh) -> tuple[Advice, ...]:
     return ()
 
 
-def halving(recipe: Recipe, price: float, weigh: Weigh) -> tuple[Advice, ...]:
+def halving(recipe: Recipe, price: float, weigh: WeighBelow) -> tuple[Advice, ...]:
     """Changes that bring the price to half or less; none are looked for below a dollar."""
     if price < WORTH_HALVING_USD:
         return ()
     found = []
     for change in _to_save(recipe):
-        weighing = weigh(change.recipe)
+        weighing = weigh(change.recipe, price / 2)
         if weighing.options and weighing.options[0].way.usd <= price / 2:
             found.append(_advice(change, weighing, weighing.options[0], f"the price falls from {usd(price)}"))
     return tuple(found)

@@ -93,7 +93,8 @@ def _fullness(layout: Layout) -> tuple[bool, bool, bool, int]:
 class Manner:
     """How to weigh. ``named_provider``: somebody asked for this provider, so a slow CPU is no reason to refuse.
 
-    ``first_only``: stop as soon as the best offer is known. ``calibration`` and ``measured``: what the user's own
+    ``first_only``: stop as soon as the best offer is known. ``ceiling_usd``: with the cheapest wanted, give up where even the
+    price with risk of what is left is above it. ``calibration`` and ``measured``: what the user's own
     runs say about speed and memory.
     """
 
@@ -101,6 +102,7 @@ class Manner:
     first_only: bool = False
     calibration: Calibration = field(default_factory=Calibration)
     measured: Measurements = NOTHING
+    ceiling_usd: float | None = None
 
 
 @dataclass(slots=True)
@@ -149,7 +151,7 @@ class _Walk:
 
     def run(self) -> None:
         """Walk until the queue is empty, or the choice is known and nothing else was asked."""
-        while self.queue and not (self.manner.first_only and self.options):
+        while self.queue and not (self.manner.first_only and self.options) and not self._too_dear():
             _, index, _, contest = heapq.heappop(self.queue)
             way = contest.ways.pop(0)
             verdict = self._verdict(contest, way, may_replay=self.may_replay)
@@ -160,6 +162,11 @@ class _Walk:
                 if verdict == "unsure":
                     contest.unsure.append(way)
                 self._go_on(index, contest)
+
+    def _too_dear(self) -> bool:
+        """Whether nothing in the queue is below the ceiling: it is ordered by price, and a price with risk is the higher one."""
+        ceiling = self.manner.ceiling_usd
+        return ceiling is not None and self.timing.recipe.budget.objective == "cheapest" and self.queue[0][0][0] > ceiling
 
     def _accept(self, contest: _Contest, way: Way) -> None:
         self.options.append(Option(contest.offer, way))

@@ -54,12 +54,12 @@ class Question:
         """All offers weighed."""
         return self._weigh(self.recipe, first_only=False)
 
-    def best_of(self, recipe: Recipe) -> Weighing:
-        """A changed recipe weighed just until its best offer is known."""
-        return self._weigh(recipe, first_only=True)
+    def best_of(self, recipe: Recipe, ceiling_usd: float | None = None) -> Weighing:
+        """A changed recipe weighed just until its best offer is known, or known to be dearer than the ceiling."""
+        return self._weigh(recipe, first_only=True, ceiling_usd=ceiling_usd)
 
-    def _weigh(self, recipe: Recipe, *, first_only: bool) -> Weighing:
-        manner = Manner(self.provider is not None, first_only, self.calibration, self.measured)
+    def _weigh(self, recipe: Recipe, *, first_only: bool, ceiling_usd: float | None = None) -> Weighing:
+        manner = Manner(self.provider is not None, first_only, self.calibration, self.measured, ceiling_usd)
         return weigh(recipe, self.shape, self.stats, self.offers, manner)
 
 

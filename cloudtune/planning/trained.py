@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.spec import FullMethod, Recipe
+from cloudtune.recipe.spec import FullMethod, LoraMethod, Recipe
 
 _ATTENTION = frozenset({"self_attn", "attention", "attn", "self", "self_attention"})
 
@@ -20,7 +22,11 @@ def is_target(name: str, targets: str | tuple[str, ...]) -> bool:
 
 def trained_weights(recipe: Recipe, shape: ModelShape) -> int:
     """All weights, or r x (in + out) for every adapted matrix and r per expert and side for adapted expert tensors."""
-    method = recipe.method
+    return _trained(recipe.method, shape)
+
+
+@lru_cache(maxsize=64)
+def _trained(method: FullMethod | LoraMethod, shape: ModelShape) -> int:
     if isinstance(method, FullMethod):
         return shape.parameters
     total = 0
