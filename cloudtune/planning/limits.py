@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cloudtune import cost
 from cloudtune.offers.offer import Offer, unsupported
+from cloudtune.planning.promises import missing_in_images
 from cloudtune.planning.ways import Timing, Way, without_checkpoints
 from cloudtune.recipe.spec import QloraMethod, Recipe
 from cloudtune.units import duration as spell
@@ -20,6 +21,8 @@ def unfit_by_nature(recipe: Recipe, offer: Offer) -> str | None:
         return f"the recipe wants {recipe.compute.purchase}"
     if offer.blocked:
         return offer.blocked
+    if (reason := missing_in_images(recipe, offer.provider)) is not None:
+        return reason
     if offer.gpu_count and (reason := unsupported(offer.gpu, *_needs(recipe))) is not None:
         return reason
     if offer.usd_per_hour is not None:

@@ -78,6 +78,19 @@ def check_row(row: Any, row_format: str, columns: Mapping[str, str]) -> str | No
     return None
 
 
+def teaches_nothing(row: Mapping[str, Any], row_format: str, columns: Mapping[str, str], *, loss_on: str = "completion") -> str | None:
+    """Why the trainer would leave out a row that ``check_row`` passed, or learn no more from it than to stop; or None.
+
+    As far as that can be told without a tokenizer.
+    """
+    found = rename_row(row, row_format, columns)
+    if row_format == "chat":
+        learned = [message for message in found["messages"] if loss_on == "all" or message["role"] == "assistant"]
+        return None if any(message["content"] for message in learned) else "no message of the assistant has any text"
+    field = {"instruction": "output", "completion": "completion", "text": "text"}.get(row_format)
+    return f"the field {columns.get(field, field)!r} is empty" if field and not found[field] else None
+
+
 def _check_field(field: str, value: Any) -> str | None:
     if field == "messages":
         return _check_messages(value)

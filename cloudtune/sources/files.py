@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cloudtune.errors import SourceError
 from cloudtune.recipe.rowfiles import ENDINGS, NumberedRow, read_rows
-from cloudtune.recipe.rows import check_row, example_row
+from cloudtune.recipe.rows import check_row, example_row, teaches_nothing
 
 SAMPLE_BYTES = 8 * 2**20
 SAMPLE_ROWS = 1000
@@ -47,11 +47,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Result of looking at one data file. ``rows`` were read; ``whole`` says that there are no more."""
+    """Result of looking at one data file. ``rows`` were read; ``whole`` says that there are no more.
+
+    From ``idle`` of them nothing can be learned.
+    """
 
     problems: tuple[Problem, ...]
     rows: int = 0
     whole: bool = False
+    idle: int = 0
 
 
 def locate(path: str, base_dir: Path) -> Path:
@@ -76,8 +80,12 @@ def rows_of(path: Path, *, most_bytes: int | None = None) -> Iterator[NumberedRo
         raise SourceError(f"the file cannot be read ({_reason(error)})", where=str(path)) from error
 
 
-def check_data(path: Path, row_format: str | None, columns: Mapping[str, str]) -> Checked:
-    """Look at a data file and its first rows. ``row_format`` None: only whether the rows can be read."""
+def check_data(path: Path, row_format: str | None, columns: Mapping[str, str], *, loss_on: str = "completion") -> Checked:
+    """Look at a data file and its first rows. ``row_format`` None: only whether the rows can be read.
+
+    A row from which nothing can be learned is no fault, since the trainer leaves it out and says so; a file of nothing
+    else is one.
+    """
     there = check_file(path)
     if there:
         return Checked((there,))
@@ -85,6 +93,7 @@ def check_data(path: Path, row_format: str | None, columns: Mapping[str, str]) -
         return Checked((Problem(path, "this kind of data file is not read", f"use one of {', '.join(DATA_ENDINGS)}"),))
     small = path.stat().st_size <= SAMPLE_BYTES
     problems: list[Problem] = []
+    idle: list[tuple[int, str]] = []
     count = 0
     try:
         for count, row in enumerate(islice(rows_of(path, most_bytes=SAMPLE_BYTES), None if small else SAMPLE_ROWS), start=1):
@@ -92,13 +101,19 @@ def check_data(path: Path, row_format: str | None, columns: Mapping[str, str]) -
                 problems.append(_row_problem(path, row.line, row.problem, _ROW_HINTS[path.suffix.lower()]))
             elif row_format and (wrong := check_row(row.row, row_format, columns)):
                 problems.append(_row_problem(path, row.line, wrong, f"a row is {example_row(row_format)}"))
+            elif row_format and (why := teaches_nothing(row.row, row_format, columns, loss_on=loss_on)):
+                idle.append((row.line, why))
             if len(problems) == MAX_PROBLEMS:
                 return Checked(tuple(problems), count)
     except SourceError as error:
         return Checked((Problem(path, error.what, error.hint),))
     if count == 0:
         problems.append(Problem(path, "there are no rows in it", _ROW_HINTS[path.suffix.lower()]))
-    return Checked(tuple(problems), count, small)
+    elif len(idle) == count:
+        line, why = idle[0]
+        rows = f"{'none' if small else 'not one'} of the {'' if small else 'first '}{count} rows"
+        problems.append(Problem(path, f"{rows} can be learned from: {why}", "fill the answers in, or check format and columns", line))
+    return Checked(tuple(problems), count, small, len(idle))
 
 
 def _row_problem(path: Path, line: int, said: str, usual: str) -> Problem:
@@ -211,5 +226,5 @@ def _resembling(path: Path) -> str:
 
 
 def known_rows(checked: list[Checked]) -> int | None:
-    """Rows of several files together, None unless every one was read to its end."""
-    return sum(one.rows for one in checked) if checked and all(one.whole for one in checked) else None
+    """Rows of several files together that something can be learned from, None unless every one was read to its end."""
+    return sum(one.rows - one.idle for one in checked) if checked and all(one.whole for one in checked) else None

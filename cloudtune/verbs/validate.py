@@ -54,13 +54,14 @@ def _sources(examined: Examined, name: str, sources: Any) -> Generator[Fault, No
     """Faults of each source; returns what was seen of them, an unread one for each that is elsewhere."""
     checked: list[Checked] = []
     wrong = {fault.path for fault in examined.faults}
+    loss_on = _text(_mapping(_mapping(examined.data).get("data")).get("loss_on")) or "completion"
     for index, source in enumerate(sources if isinstance(sources, list) else ()):
         at = f"data.{name}[{index}]"
         path = _text(_mapping(source).get("path"))
         found = Checked(())
         if is_local_file(path) and f"{at}.path" not in wrong:
             unsure = any(fault.startswith((f"{at}.format", f"{at}.columns")) for fault in wrong)
-            found = _check_source(_mapping(source), local.locate(path, _folder(examined)), fields=not unsure)
+            found = _check_source(_mapping(source), local.locate(path, _folder(examined)), fields=not unsure, loss_on=loss_on)
             yield from (_fault(examined, f"{at}.path", problem) for problem in found.problems)
         elif path and not is_remote(path) and not is_local_file(path) and _exists(_folder(examined) / path):
             what = f"{path} is read as a hub data set, but there is a file of that name"
@@ -69,12 +70,12 @@ def _sources(examined: Examined, name: str, sources: Any) -> Generator[Fault, No
     return checked
 
 
-def _check_source(source: dict[str, Any], path: Path, *, fields: bool) -> Checked:
+def _check_source(source: dict[str, Any], path: Path, *, fields: bool, loss_on: str) -> Checked:
     """``fields`` False: only that rows can be read, because the recipe is wrong about what they hold."""
     row_format = source.get("format", "chat")
     columns = {ours: theirs for ours, theirs in _mapping(source.get("columns")).items() if isinstance(theirs, str)}
     known = isinstance(row_format, str) and row_format in REQUIRED_FIELDS
-    return local.check_data(path, row_format if known and fields else None, columns)
+    return local.check_data(path, row_format if known and fields else None, columns, loss_on=loss_on)
 
 
 def _folder(examined: Examined) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudtune.errors import RecipeError, SourceError
-from cloudtune.sources.files import SAMPLE_BYTES, check_data, check_file, locate, rows_of
+from cloudtune.sources.files import SAMPLE_BYTES, Checked, check_data, check_file, locate, rows_of
 from cloudtune.verbs.validate import validate
 from tests.pace import slowness
 
@@ -177,3 +177,42 @@ def test_files_that_cannot_be_opened_raise_a_source_error(tmp_path: Path) -> Non
         list(rows_of(tmp_path / "missing.jsonl"))
     with pytest.raises(SourceError, match="not read"):
         list(rows_of(tmp_path / "table.xlsx"))
+
+
+USER, ANSWER = ({"role": role, "content": "Hello"} for role in ("user", "assistant"))
+TEACHES_NOTHING = [
+    ("chat", {"messages": [USER, USER]}, "no message of the assistant has any text"),
+    ("chat", {"messages": [USER, {**ANSWER, "content": ""}]}, "no message of the assistant has any text"),
+    ("completion", {"prompt": "a", "completion": ""}, "the field 'completion' is empty"),
+    ("instruction", {"instruction": "a", "output": ""}, "the field 'output' is empty"),
+    ("text", {"text": ""}, "the field 'text' is empty"),
+]
+
+
+@pytest.mark.parametrize(("form", "row", "why"), TEACHES_NOTHING)
+def test_a_file_that_teaches_nothing_is_refused_at_its_first_row(tmp_path: Path, form: str, row: dict, why: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n" + f"{json.dumps(row)}\n" * 3, encoding="utf-8")
+    text = refusal(write_recipe(tmp_path, data=f"train: [{{path: ./a.jsonl, format: {form}}}]"))
+    assert f"a.jsonl:2: none of the 3 rows can be learned from: {why}" in text
+    good = {"chat": {"messages": [USER, ANSWER]}, "completion": {"prompt": "", "completion": "b"}, "text": {"text": "b"}}
+    other = good.get(form, {"instruction": "a", "output": "b"})
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(other)}\n", encoding="utf-8")
+    assert check_data(path, form, {}) == Checked((), 2, True, 1)  # the trainer leaves one out and says so
+
+
+def test_what_is_learned_decides_what_teaches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [USER, USER]}) + "\n", encoding="utf-8")
+    assert validate(write_recipe(tmp_path, data="train: [{path: ./a.jsonl}], loss_on: all")).recipe.data.loss_on == "all"
+    assert "none of the 1 rows" in refusal(write_recipe(tmp_path, data="train: [{path: ./a.jsonl}]"))
+
+
+def test_a_renamed_column_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "a", "said": ""}) + "\n", encoding="utf-8")
+    data = "train: [{path: ./a.jsonl, format: completion, columns: {completion: said}}]"
+    assert "the field 'said' is empty" in refusal(write_recipe(tmp_path, data=data))
+
+
+def test_rows_that_teach_nothing_cannot_be_held_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(ROW + json.dumps({"text": ""}) + "\n", encoding="utf-8")
+    assert "no part can be held out" in refusal(write_recipe(tmp_path, data="train: [{path: ./a.jsonl, format: text}], eval: 0.5"))

@@ -1,0 +1,70 @@
+"""What the images and the trainer do not have is refused while planning; what changes nothing is said."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cloudtune.errors import UsageError
+from cloudtune.planning.promises import ATTENTION_IN_IMAGES, TRACKERS_IN_IMAGES, missing_in_images, refuse_undone, without_effect
+from cloudtune.recipe.load import load_text
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = "version: 1\nname: a\nmodel: {{base: {base}{model}}}\nmethod: {{type: lora}}\n"
+ROWS = "data: {{train: [{{path: {path}, format: {form}{source}}}]{data}}}\n"
+
+
+def recipe(*, base="a/b", model="", path="./a.jsonl", form="completion", source="", data="", more=""):
+    text = HEAD.format(base=base, model=model) + ROWS.format(path=path, form=form, source=source, data=data) + more
+    return load_text(text).recipe
+
+
+def test_preference_pairs_are_refused_before_a_machine_is_looked_for():
+    with pytest.raises(UsageError, match="not in this release") as caught:
+        refuse_undone(recipe(form="preference", more="task: preference\n"))
+    assert caught.value.code == "not-trained"
+    assert caught.value.hint
+    refuse_undone(recipe())
+
+
+def test_the_images_have_what_the_planner_believes():
+    locked = (ROOT / "containers/requirements/cuda.txt").read_text()
+    names = {name.lower() for name in re.findall(r"^([A-Za-z0-9_.-]+)==", locked, re.MULTILINE)}
+    assert {tracker for tracker in ("tensorboard", "wandb", "mlflow") if tracker in names} == TRACKERS_IN_IMAGES
+    assert ("flash-attn" in names) == ("flash_attention_2" in ATTENTION_IN_IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"model": ", attention: flash_attention_2"}, "attention flash_attention_2"),
+        ({"more": "tracking: {report_to: [tensorboard, wandb]}\n"}, "report_to wandb"),
+        ({"more": "tracking: {report_to: [tensorboard]}\n"}, None),
+    ],
+)
+def test_what_images_lack_rules_the_clouds_out_and_not_this_machine(settings, reason):
+    wanted = recipe(**settings)
+    found = missing_in_images(wanted, "aws")
+    assert (found is None) if reason is None else (reason in str(found))
+    assert missing_in_images(wanted, "local") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"more": "training: {optimizer: sgd, adam_betas: [0.9, 0.95]}\n"}, "adam_betas changes nothing with optimizer sgd"),
+        ({"more": "training: {lr_scheduler: constant, warmup_ratio: 0.1}\n"}, "warmup_ratio changes nothing"),
+        ({"more": "training: {lr_scheduler: constant, warmup_steps: 5}\n"}, "warmup_steps changes nothing"),
+        ({"base": "./model", "model": ", revision: v2"}, "model.revision changes nothing"),
+        ({"source": ", split: test"}, "split changes nothing with a file"),
+        ({"form": "text", "data": ", loss_on: completion"}, "text rows, which are learned whole"),
+    ],
+)
+def test_what_changes_nothing_is_said(settings, sentence):
+    (said,) = without_effect(recipe(**settings))
+    assert sentence in said
+
+
+def test_what_changes_something_is_not():
+    training = "training: {optimizer: adamw_8bit, adam_betas: [0.9, 0.95], lr_scheduler: linear, warmup_steps: 5}\n"
+    assert without_effect(recipe(path="a/b", source=", split: test", model=", revision: v2", more=training)) == ()
