@@ -133,6 +133,7 @@ def _canifinetune(row: Row) -> Behaviour:
         compute_word=2,
         autocast=False,
         full_word=2,
+        flash_built="windows" not in row.gpu.lower(),
         kbit_upcast=quantised,
         adapter_word=4,
         loss="full",
@@ -159,6 +160,7 @@ def _canifinetune(row: Row) -> Behaviour:
 CANIFINETUNE_CITED = {
     "attention": f"{CANIFINETUNE} _build_model: attn_implementation as configured",
     "autocast": f"{CANIFINETUNE} run_bench: model(...) without autocast",
+    "flash_built": "the row says Windows; torch's wheels for Windows are built without flash attention (USE_FLASH_ATTENTION is off there)",
     "kbit_upcast": f"{CANIFINETUNE} _build_model: prepare_model_for_kbit_training for qlora",
     "loss_inside": f"{CANIFINETUNE} run_bench: labels are passed to the model",
     "outputs_held": f"{CANIFINETUNE} run_bench: `outputs` and `loss` live through the loop",

@@ -47,5 +47,7 @@ def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> 
     elif behaviour.sdpa_kernel != "auto":
         kernel = behaviour.sdpa_kernel
     else:
-        kernel = choose(ctx.capability, run.autocast or query.word, heads, grouped=grouped, masked=heads.mask is not None)
+        kernel = choose(
+            ctx.capability, run.autocast or query.word, heads, grouped=grouped, masked=heads.mask is not None, flash=behaviour.flash_built
+        )
     return sdpa(run, query, key, values, heads, kernel), None

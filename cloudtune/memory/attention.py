@@ -78,10 +78,13 @@ def _rotate_half(run: Run, value: Value) -> Value:
     return concatenate(run, (negate(run, second), first), "rotated halves")
 
 
-def choose(capability: tuple[int, int], word: int, heads: Heads, *, grouped: bool, masked: bool) -> Kernel:
-    """The kernel that scaled_dot_product_attention takes. ``grouped``: keys still have their own, smaller number of heads."""
+def choose(capability: tuple[int, int], word: int, heads: Heads, *, grouped: bool, masked: bool, flash: bool = True) -> Kernel:
+    """The kernel that scaled_dot_product_attention takes. ``grouped``: keys still have their own, smaller number of heads.
+
+    ``flash``: whether this build of torch has flash attention.
+    """
     widest = max(heads.width, heads.value_width)
-    if capability[0] >= 8 and word == 2 and not masked and widest <= 256 and heads.width == heads.value_width:
+    if flash and capability[0] >= 8 and word == 2 and not masked and widest <= 256 and heads.width == heads.value_width:
         return "flash"
     return "math" if grouped else "efficient"
 
@@ -195,16 +198,36 @@ def _capped(run: Run, weights: Value) -> Value:
 
 
 def _math(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Value:
-    """The composite kernel: keys and values repeated, both scaled, a float mask, scores in the type of the queries."""
+    """The composite kernel (ATen attention.cpp, torch from 2.5 on): in fp32, a float mask, keys and values repeated, both scaled.
+
+    It hands back the weights too, in the type of the queries; nobody keeps them.
+    """
+    word = query.word
+    query, key, value = (cast(run, item, 4, "attention input in fp32") for item in (query, key, value))
+    scaled = scale(run, query, "scaled queries")
+    mask = _causal_mask(run, heads) if heads.causal else None
     keys = repeat_heads(run, key, heads)
     values = repeat_heads(run, value, heads)
-    mask = run.new(heads.length * heads.length, query.word, "causal mask") if heads.causal else None
-    scaled = scale(run, query, "scaled queries")
     right = scale(run, keys, "scaled keys")
     repeated = heads.keys != heads.queries
     left = _folded(run, scaled, heads, contiguous=False)
     scores = matmul(run, left, _folded(run, right, heads, contiguous=repeated), heads.scores, "scores")
     del mask
-    weights = softmax(run, scores, query.word, "softmax")
+    weights = softmax(run, scores, 4, "softmax")
     out = matmul(run, view(run, weights), _folded(run, values, heads, contiguous=repeated), heads.out, "attention output")
+    out = cast(run, out, word, "attention output in 16 bit")
+    if word != 4:
+        returned = run.new(weights.count, word, "weights in 16 bit")
+        del returned
     return copy(run, out, "attention output, heads last")
+
+
+def _causal_mask(run: Run, heads: Heads) -> Value:
+    """Ones, their lower triangle, and the numbers that are added to the scores."""
+    square = heads.length * heads.length
+    ones = run.new(square, 1, "ones")
+    triangle = run.new(square, 1, "causal mask")
+    del ones
+    mask = run.new(square, 4, "causal mask as numbers")
+    del triangle
+    return mask

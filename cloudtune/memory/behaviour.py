@@ -21,6 +21,8 @@ class Behaviour:
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     sdpa_kernel: Literal["auto", "flash", "efficient", "math"] = "auto"
     """auto: what torch picks for the type, the heads and the GPU."""
+    flash_built: bool = True
+    """This build of torch has flash attention; its wheels for Windows have not."""
     expand_kv: bool = False
     """Keys and values are repeated to all heads before the kernel sees them."""
     weights_returned: bool = True

@@ -1,4 +1,4 @@
-"""Loading follows transformers and bitsandbytes: the order of reading, what each tensor borrows, what stays."""
+"""Loading and kernels follow the libraries: the order of reading, what each tensor and product borrows, what stays."""
 
 from __future__ import annotations
 
@@ -109,3 +109,17 @@ def test_eager_weights_live_to_the_end_of_the_layer_where_the_model_returns_them
 
     assert alive_in_the_mlp(True)
     assert not alive_in_the_mlp(False)
+
+
+def test_without_flash_attention_grouped_heads_take_the_composite_kernel_in_fp32() -> None:
+    """torch's wheels for Windows, and every GPU before sm 8.0: measured on an RTX 4080 under Windows."""
+
+    def scores(*, built: bool, capability: tuple[int, int]) -> list[int]:
+        behaviour = Behaviour(flash_built=built, autocast=False)
+        tape = tape_of(Job(shape(), LoraMethod(type="lora"), behaviour, 2, 256, capability, fold=False))
+        sizes = [event for event in tape.events if event > 0]
+        return [size for size, name in zip(sizes, tape.names, strict=True) if name == "scores"]
+
+    assert scores(built=True, capability=(8, 9)) == []
+    for found in (scores(built=False, capability=(8, 9)), scores(built=True, capability=(7, 5))):
+        assert set(found) == {4 * 2 * 8 * 256 * 256}
