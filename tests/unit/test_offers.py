@@ -111,6 +111,8 @@ def test_what_our_jobs_cannot_use_says_why() -> None:
         ("aws", "V100-32GB"),
         ("gcp", "P100"),
         ("gcp", "GB200"),
+        ("gcp", "RTX PRO 6000"),
+        ("gcp", "B200"),
     }
     assert "arm64" in blocked["gcp", "GB200"]
     assert "CUDA" in blocked["aws", "Trainium"]

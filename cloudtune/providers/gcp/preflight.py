@@ -42,7 +42,11 @@ class GcpPreflight:
         return [finding.error for finding in self._findings(plan) if finding.error is not None]
 
     def examine(self) -> Sequence[Finding]:
-        """Every row that needs no plan."""
+        """Every row that needs no plan; none without the settings, which doctor lists by itself."""
+        try:
+            account(self._settings)
+        except CloudtuneError:
+            return []
         return list(self._findings(None))
 
     def _findings(self, plan: Plan | None) -> Iterator[Finding]:
