@@ -91,7 +91,7 @@ def probe(url: str) -> Verdict:
     try:
         reason = _try(connection)
     except CloudtuneError as error:
-        reason = _plainer(error.what)
+        reason = _plainer(error.what, connection.kind)
     finally:
         connection.close()
     return Verdict(url, not reason, connection.kind, connection.version, reason, time.monotonic() - began)
@@ -132,11 +132,12 @@ def _forget(connection: Connection, name: str) -> None:
         connection.api.remove_image(name, force=True)
 
 
-def _plainer(text: str) -> str:
+def _plainer(text: str, kind: str) -> str:
     if "exec format error" in text:
         return "it cannot run linux/amd64 programs, which our images are"
     if "rlimit" in text:
-        return f"it may not raise its limits here ({text})"
+        remedy = "; default_ulimits in its containers.conf can lower them (docs/containers.md)" if kind == "podman" else ""
+        return f"it may not raise its limits here{remedy} ({text})"
     return text
 
 

@@ -6,6 +6,8 @@ with CLOUDTUNE_ENGINE_KIND=podman.
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +49,24 @@ def test_the_probe_knows_podman_and_says_what_it_found(engine: Engine):
     connection = connect(engine.url)
     assert connection.kind == "podman"
     connection.close()
+
+
+def test_podman_as_installed_is_usable_or_says_what_to_set(tmp_path: Path):
+    """Without our containers.conf, on folders of its own: where root may not raise limits, the probe names the remedy."""
+    folder = Path("/tmp/ct-podman-plain")
+    folder.mkdir()
+    place = private.PrivateEngine(folder, "podman")
+    command = ["podman", *private.podman_places(place), "system", "service", "--time=0", place.url]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as service:
+        try:
+            deadline = time.monotonic() + 30
+            while not private.answers(place) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            verdict = probe(place.url)
+        finally:
+            private.down(place)
+            service.terminate()
+    assert verdict.usable or "default_ulimits in its containers.conf" in verdict.reason or "cgroups in hybrid mode" in verdict.reason
 
 
 def test_a_failing_step_of_its_build_is_named(engine: Engine):

@@ -146,6 +146,25 @@ def test_locks_are_complete_and_pinned(target: Target):
     assert {"transformers", "peft", "bitsandbytes", "accelerate", "pydantic"} <= {line.split("==")[0] for line in pins}
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_lock_resolves_to_itself_and_nothing_else(target: Target, tmp_path: Path):
+    """pip's own resolver, asked without installing: every pin exists, they agree, and nothing that they need is missing.
+
+    torch is taken in whatever build pip finds here; its CUDA libraries come with its own build, from its own index.
+    """
+    text = (ROOT / f"containers/requirements/{target}.txt").read_text()
+    pins = dict(line.split("==") for line in text.splitlines() if line and not line.startswith("#"))
+    (tmp_path / "lock.txt").write_text("".join(f"{name}=={version.partition('+')[0]}\n" for name, version in pins.items()))
+    question = ["install", "--quiet", "--dry-run", "--ignore-installed", "--report", str(tmp_path / "report.json")]
+    command = [sys.executable, "-m", "pip", *question, "-r", str(tmp_path / "lock.txt")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    found = json.loads((tmp_path / "report.json").read_text())["install"]
+    names = {item["metadata"]["name"].lower().replace("_", "-") for item in found}
+    assert {name for name in names if not name.startswith(("nvidia-", "triton", "cuda-"))} == set(pins)
+
+
 def test_a_written_bundle_can_be_read_and_written_again(tmp_path: Path):
     plan = plan_of(QUICKSTART)
     bundle = render(plan)
