@@ -50,6 +50,17 @@ STANDINS: dict[str, Entry] = {
             "the service itself: its waits, its prices and its newest rules",
         ),
     ),
+    "gcp": Entry(
+        "cloudtune.standins.gcp.rehearsal",
+        "Google Cloud",
+        ("GOOGLE_", "CLOUDSDK_", "GCE_METADATA_", "STORAGE_EMULATOR_HOST", "CLOUDTUNE_GCP_"),
+        (
+            "your project: login, rights, bucket and quotas are the stand-in's: cloudtune doctor --provider gcp looks at yours",
+            "the image: Cloud Build and Artifact Registry of the stand-in only record it",
+            "the mount of the bucket: /gcs is a folder that is kept equal to it",
+            "the service itself: its waits, its prices and its newest rules",
+        ),
+    ),
 }
 
 

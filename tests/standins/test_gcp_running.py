@@ -210,3 +210,22 @@ def test_a_closed_stand_in_leaves_no_process(tmp_path: Path) -> None:
         pid = int(lines(cloud)[0])
         assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_rehearsal_opens_it_in_the_plan_s_region_and_takes_machines_away(tmp_path: Path) -> None:
+    """The two handles that ``cloudtune rehearse`` uses, found by the provider's name."""
+    from cloudtune.standins.registry import open_cloud, standin
+    from cloudtune.standins.runner import ProcessRunner
+
+    with open_cloud("gcp", tmp_path / "cloud", "europe-west4", ProcessRunner()) as opened:
+        assert opened.environment["CLOUDTUNE_GCP_REGION"] == "europe-west4"
+        assert all(name.startswith(standin("gcp").login) for name in opened.environment)
+        inner = opened._cloud  # type: ignore[attr-defined]
+        client = grpc_client(inner)
+        body = program(job(strategy=4), "python3", "-c", STOPPABLE)
+        name = client.create_custom_job(parent=parent(inner, "europe-west4"), custom_job=body).name
+        until(inner, client, name, "RUNNING")
+        wait_for(lambda: "ready" in lines(inner))
+        opened.take_away("run")
+        until(inner, client, name, "SUCCEEDED")
+        assert opened.starts("run") == 2
