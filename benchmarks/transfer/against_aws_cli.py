@@ -71,10 +71,11 @@ def main() -> None:
     parser.add_argument("aws")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("--only", choices=("one", "many"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sources = make(folder, options.mib)
+        sources = {kind: source for kind, source in make(folder, options.mib).items() if options.only in (None, kind)}
         with subprocess.Popen([sys.executable, HERE / "server.py", folder / "objects"], stdout=subprocess.PIPE, text=True) as server:
             try:
                 port = server.stdout.readline().strip() if server.stdout else ""

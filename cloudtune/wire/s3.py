@@ -1,6 +1,6 @@
 """Objects of one S3 bucket: look, list, put, and fetch in ranges with read-ahead. Decides nothing about what they mean.
 
-    fetch      ranges of 4 MiB, the next ones asked for while the first is used; each is tried again when its
+    fetch      ranges of 8 MiB, the next ones asked for while the first is used; each is tried again when its
                connection breaks, and all must come from the same version of the object (If-Match)
     put        one request, whole or not at all, with a checksum that the service verifies
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-RANGE_BYTES: Final = 4 << 20
-AHEAD: Final = 8
+RANGE_BYTES: Final = 8 << 20
+AHEAD: Final = 10
 """Ranges that may be under way, or waiting to be used, over all fetches of a bucket."""
 TRIES: Final = 5
 DIGEST: Final = "sha256"
