@@ -36,6 +36,7 @@ def test_the_quickstart_is_rehearsed_from_upload_to_an_adapter_that_loads(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.full
 @pytest.mark.stack
 @pytest.mark.timeout(900)
 def test_another_model_is_shrunk_and_the_users_rows_are_sampled(tmp_path: Path):
