@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloudtune.rendering.channel import wheel
-from cloudtune.standins.runner import MARK, ProcessRunner, Program, Running, mapped
+from cloudtune.standins.runner import MARK, ProcessRunner, ProcessRunning, Program, mapped
 
 SCRIPT = """
 import os, signal, subprocess, sys, time
@@ -39,11 +39,13 @@ class Lines(list[tuple[str, str]]):
             time.sleep(0.02)
 
 
-def marked() -> list[str]:
+def marked(running: ProcessRunning) -> list[str]:
+    """The processes of one program; other tests on this machine may have theirs."""
+    mark = f"{MARK}={running._mark}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            found += [path.parent.name] if MARK.encode() in path.read_bytes() else []
+            found += [path.parent.name] if mark in path.read_bytes() else []
         except OSError:
             continue
     return found
@@ -51,15 +53,14 @@ def marked() -> list[str]:
 
 @pytest.fixture
 def started(tmp_path: Path):
-    before = set(marked())
     (tmp_path / "ml").mkdir()
     (tmp_path / "ml" / "run.py").write_text(SCRIPT)
     lines = Lines()
-    running: Running = ProcessRunner().start(program(tmp_path, "python3", "/opt/ml/run.py", "/opt/ml/run.py"), lines)
+    running = ProcessRunner().start(program(tmp_path, "python3", "/opt/ml/run.py", "/opt/ml/run.py"), lines)
     lines.until("ready")
     yield running, lines, tmp_path
     running.kill()
-    assert set(marked()) <= before
+    assert marked(running) == []
 
 
 def test_paths_lines_and_sigterm(started):
@@ -73,7 +74,7 @@ def test_paths_lines_and_sigterm(started):
 
 def test_a_kill_takes_the_whole_family(started):
     running, _, _ = started
-    assert len(marked()) >= 2
+    assert len(marked(running)) >= 2
     running.kill()
     assert running.wait(30) == 137
 
