@@ -120,3 +120,16 @@ def test_a_checkpoint_that_is_deleted_vanishes_from_the_bucket(aws: World):
     (go / "go").touch()
     assert aws.end("prunes")["TrainingJobStatus"] == "Completed"
     assert aws.keys("jobs/prunes/checkpoints/") == ["jobs/prunes/checkpoints/b"]
+
+
+def test_a_file_that_is_being_written_is_synchronised_all_the_same(aws: World):
+    """Its digest is sent before its body: what is uploaded must be one state of it."""
+    aws.put_program(
+        "import os, time\nplace = os.environ['CLOUDTUNE_ROOT'] + '/checkpoints/growing'\nend = time.monotonic() + 3\n"
+        "while time.monotonic() < end:\n    open(place, 'ab').write(os.urandom(200_000))\n"
+    )
+    aws.create(aws.body("grows"))
+    assert aws.end("grows")["TrainingJobStatus"] == "Completed"
+    size = aws.s3.head_object(Bucket=aws.cloud.bucket, Key="jobs/grows/checkpoints/growing")["ContentLength"]
+    assert size > 0
+    assert size % 200_000 == 0

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,9 +53,12 @@ def fetch_prefix(s3: Any, uri: str, folder: Path, *, part: int = 0, of: int = 1)
 
 
 def put_file(s3: Any, path: Path, bucket: str, key: str) -> None:
-    """Upload one file as it is now."""
-    with path.open("rb") as stream:
-        s3.put_object(Bucket=bucket, Key=key, Body=stream)
+    """Upload one file as it is now: a copy, because a digest is sent before the body and the job may write on in between."""
+    with tempfile.TemporaryFile() as copy:
+        with path.open("rb") as stream:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+        copy.seek(0)
+        s3.put_object(Bucket=bucket, Key=key, Body=copy)
 
 
 def upload_results(s3: Any, folders: list[Path], uri: str, *, raw: bool, archive: str) -> str:

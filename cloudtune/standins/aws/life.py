@@ -57,9 +57,14 @@ class Life:
         self._max_pending = float(stopping.get("MaxPendingTimeInSeconds") or 0)
 
     def run(self) -> None:
-        """From Starting to the end."""
-        while self._attempt():
-            pass
+        """From Starting to the end; trouble of the stand-in itself ends the job as the service's own failures do."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            while self._attempt():
+                pass
+        except (BotoCoreError, ClientError, OSError, CloudtuneError) as error:
+            self._end("Failed", "Failed", f"InternalServerError: {error}")
 
     def _move(self, secondary: str, message: str, *, status: str = "") -> None:
         self.record.move(secondary, message, self.world.clock.now(), status=status)
