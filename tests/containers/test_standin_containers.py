@@ -19,7 +19,7 @@ from tests.containers.jobs import QUICKSTART, bare_job, plan_of
 
 pytestmark = pytest.mark.engine
 SHORT = (
-    "training.max_steps=40", "training.save_steps=8", "training.eval_steps=20", "training.batch_size=4", "training.micro_batch_size=4",
+    "training.max_steps=150", "training.save_steps=8", "training.eval_steps=75", "training.batch_size=4", "training.micro_batch_size=4",
     "data.eval=0.02",
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from tests.e2e.command import QUICKSTART, cloudtune
 STEPS = ["launch", "run and log", "interruption and resume", "cost", "collect", "load"]
 SHORT = [
     word
-    for key, value in {"max_steps": 40, "save_steps": 8, "eval_steps": 20, "batch_size": 4, "micro_batch_size": 4}.items()
+    for key, value in {"max_steps": 150, "save_steps": 8, "eval_steps": 75, "batch_size": 4, "micro_batch_size": 4}.items()
     for word in ("--set", f"training.{key}={value}")
 ]
 
