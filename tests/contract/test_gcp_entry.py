@@ -43,6 +43,14 @@ def test_the_first_to_start_owns_the_launch_and_a_restart_goes_on(cloud, tmp_pat
     assert Ownership(Bucket(cloud.scene.bucket)).owner("x-abc") == "11"
 
 
+def test_a_name_is_as_good_as_its_number_and_another_word_proves_nothing(cloud, tmp_path, capsys):
+    Ownership(Bucket(cloud.scene.bucket)).claim("x-abc", "11")
+    assert other_owner(ground(tmp_path), environ(cloud, "projects/1/locations/us-central1/customJobs/11")) is None
+    assert "belongs to job 11" in other_owner(ground(tmp_path), environ(cloud, "projects/1/locations/us-central1/customJobs/22"))
+    assert other_owner(ground(tmp_path), environ(cloud, "a-display-name")) is None
+    assert "cannot be told" in capsys.readouterr().out
+
+
 def test_a_launch_that_was_given_up_trains_nothing(cloud, tmp_path):
     Ownership(Bucket(cloud.scene.bucket)).claim("x-abc", "")
     assert "given up" in other_owner(ground(tmp_path), environ(cloud, "11"))

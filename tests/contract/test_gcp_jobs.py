@@ -179,6 +179,16 @@ def test_a_younger_double_that_owns_the_launch_stays(world):
     assert states[second.key] not in (6, 7)
 
 
+def test_an_owner_that_is_not_listed_costs_no_job(world):
+    """Whatever a container took for its number: a job is only cancelled beside the owner."""
+    ref = world.service.submit(world.request("alien-abc"))
+    world.service._owners().claim("alien-abc", "a number of another kind")
+    assert world.again().find(LaunchId("alien-abc")) == ref
+    assert world.again().submit(world.request("alien-abc")) == ref
+    assert not world.again().poll([ref])[0].state.terminal
+    assert [job.state for job in world.cloud.jobs("alien-abc")] not in ([6], [7])
+
+
 def test_after_the_fence_no_job_of_the_launch_counts(world):
     request = world.request("fence-abc")
     assert world.service.fence(LaunchId("fence-abc")) is None

@@ -174,8 +174,10 @@ class GcpJobs:
             if len(jobs) == 1:
                 return oldest
             owner = owners.claim(launch_id, oldest.key)
+        keys = {seen.key for seen in jobs}
         for seen in jobs:
-            if seen.key != owner and not is_final(seen):
+            # Only beside the owner, or of a launch that was given up: an owner that is not among them may be one that lists do not show.
+            if (owner in keys or owner == "") and seen.key != owner and not is_final(seen):
                 self._cancel(seen)
         return next((seen for seen in jobs if seen.key == owner), None if owner == "" else oldest)
 
@@ -206,13 +208,15 @@ class GcpJobs:
         seen = (jobs[0] if len(jobs) == 1 else self._winner(ref.name, jobs)) if jobs else self._unlisted(ref)
         if seen is None:
             mark = self._owners().mark(ref.name)
-            young = mark is not None and self._clock.now().timestamp() - mark.at < LAG_SECONDS
+            young = mark is not None and abs(self._clock.now().timestamp() - mark.at) < LAG_SECONDS
             return lost(ref, young=young)
         return reading_of(ref, seen, self._files(seen), self._clock.now())
 
     def _one(self, ref: JobRef) -> Seen | None:
         project, _, region = ref.place.rpartition(".")
         jobs = self._of_launch(project, region, parse_launch_id(ref.name))
+        if len(jobs) == 1:
+            return jobs[0]
         return self._winner(ref.name, jobs) if jobs else self._unlisted(ref)
 
     def _unlisted(self, ref: JobRef) -> Seen | None:

@@ -69,7 +69,7 @@ def reading_of(ref: JobRef, seen: Seen, files: Files, now: datetime) -> Reading:
     reason = files.failure.decode(errors="replace").strip().partition("\n")[0][:_SENTENCE]
     if state is JobState.FAILED and reason:
         message = reason
-    elif state is JobState.FAILED and not seen.text and seen.ended and (now - seen.ended).total_seconds() < REASON_SECONDS:
+    elif state is JobState.FAILED and not seen.text and seen.ended and abs((now - seen.ended).total_seconds()) < REASON_SECONDS:
         state, message = JobState.UPLOADING, _WAITING
     newest = progress_of(files.metrics)
     return Reading(

@@ -25,7 +25,8 @@ def other_owner(ground: Ground, environ: Mapping[str, str]) -> str | None:
 
     Only the first machine asks: the others end when it does.
     """
-    address, key = environ.get(VARIABLE, ""), environ.get("CLOUD_ML_JOB_ID", "")
+    address = environ.get(VARIABLE, "")
+    key = environ.get("CLOUD_ML_JOB_ID", "").rpartition("/")[2]  # the number, also where it comes as the job's full name
     if ground.kind != "vertex" or not key or not address.startswith("gs://") or not _is_first(environ):
         return None
     owner: str | None
@@ -35,6 +36,9 @@ def other_owner(ground: Ground, environ: Mapping[str, str]) -> str | None:
         say(f"whether this launch has another job could not be asked ({error}); going on")
         owner = _mounted(address)
     if owner is None or owner == key:
+        return None
+    if owner and owner.isdecimal() != key.isdecimal():  # launchers know numbers: another kind of word cannot be compared
+        say(f"the launch belongs to job {owner}, and whether {key} is the same cannot be told; going on")
         return None
     return f"the launch belongs to job {owner}; this job {key} is a double" if owner else "the launch was given up before this job started"
 
