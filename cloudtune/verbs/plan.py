@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from cloudtune.offers.catalog import offers_of
 from cloudtune.offers.lookup import local_offer
 from cloudtune.planning.calibrate import Calibration, Measured, calibrate
 from cloudtune.planning.decide import Question, decide, relevant
+from cloudtune.providers.gcp.machines import availability
 from cloudtune.providers.local.machine import Machine, this_machine
 from cloudtune.sources.stats import find_tokenizer, measure
 from cloudtune.verbs.drift import cloudtune_version, fingerprints
@@ -147,7 +149,14 @@ def known_offers(provider: str | None, session: Session) -> tuple[Offer, ...]:
     """This machine, and the shipped price tables with the user's catalog over them; or only those of ``provider``."""
     local = (_local(this_machine()),) if provider in (None, "local") else ()
     clouds = _clouds(session.settings) if provider is None else [name for name in CLOUDS if name == provider]
-    return (*local, *(offer for name in clouds for offer in offers_of(name, session.settings.home)))
+    return (*local, *(_possible(offer) for name in clouds for offer in offers_of(name, session.settings.home)))
+
+
+def _possible(offer: Offer) -> Offer:
+    """The offer, blocked where a catalog has a price and the region has no such card for training."""
+    if offer.blocked or offer.provider != "gcp" or availability(offer.region, offer.accelerator) != "no":
+        return offer
+    return replace(offer, blocked=f"Vertex AI has no {offer.gpu.name} for training in {offer.region}")
 
 
 def _clouds(settings: Settings) -> tuple[str, ...]:
