@@ -1,0 +1,133 @@
+"""The hostile artifacts of tests/unit/test_collect.py once more, with the job's results in S3: refused the same way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from cloudtune.clock import SystemClock
+from cloudtune.errors import StoreError
+from cloudtune.job import JobState
+from cloudtune.providers.scripted import Scene, ScriptedJobs, ScriptedState
+from cloudtune.verbs.collect import MANIFEST_LIMIT, collect
+from cloudtune.verbs.jobs import status
+from cloudtune.verbs.launch import launch
+from cloudtune.wire.aws import Login
+from cloudtune.wire.s3 import Bucket
+from tests import builders
+from tests.unit.test_collect import BAD_MANIFESTS, BAD_PATHS, COLLISIONS, INCOMING, PLANTS, artifact
+
+JOB = "bot-abc"
+PREFIX = "jobs/bot-abc/output/model/"
+
+
+class World:
+    """A finished job whose outputs lie in a bucket, and the folder that it is collected into."""
+
+    def __init__(self, folder):
+        self.bucket = Bucket(Login(region="us-east-1"), "results")
+        self.client = self.bucket.client
+        self.client.create_bucket(Bucket="results")
+        self.folder = folder
+        self.to = folder / "home"
+        self.secret = folder / "secret"
+        self.secret.write_text("do not touch")
+        scene = Scene(ScriptedState.DONE, outputs=f"s3://results/{PREFIX}", message="")
+        self.session = builders.scripted_session(folder / "cloudtune", ScriptedJobs(SystemClock(), [scene]))
+        launch(builders.scripted_plan(folder), session=self.session, launch_id=JOB)
+
+    def files(self, **contents):
+        for name, content in contents.items():
+            self.client.put_object(Bucket="results", Key=f"{PREFIX}{name.replace('__', '/')}", Body=content)
+
+    def manifest(self, *artifacts, **changes):
+        body = {
+            "outcome": "complete", "launch_id": JOB, "recipe_name": "bot", "method": "lora", "base_model": "b", "steps": 5,
+            "total_steps": 5, "epochs": 1.0, "seconds": 1.0, "versions": {}, "artifacts": list(artifacts),
+            "peak_memory": {"device": "cpu", "host_rss_bytes": 7}, "predicted_peak_bytes": 8,
+        }  # fmt: skip
+        self.files(**{"manifest.json": json.dumps({**body, **changes}).encode()})
+
+    def collect(self):
+        return collect(JOB, session=self.session, to=self.to)
+
+    def refused(self, code):
+        with pytest.raises(StoreError) as caught:
+            self.collect()
+        assert caught.value.code == code, caught.value
+        assert self.secret.read_text() == "do not touch"
+        assert status(JOB, self.session).state is not JobState.COLLECTED
+        return caught.value
+
+    def landed(self):
+        return sorted(path.relative_to(self.to).as_posix() for path in self.to.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def world(aws_server, tmp_path):
+    world = World(tmp_path)
+    yield world
+    world.session.close()
+    world.bucket.close()
+
+
+def test_exactly_what_the_manifest_names_comes_home(world):
+    large = b"w" * 20_000_000
+    world.files(adapter__weights=large, adapter__config=b"{}", empty=b"", stray=b"not named", again=b"{}")
+    names = {"adapter/weights": large, "adapter/config": b"{}", "empty": b"", "again": b"{}"}
+    world.manifest(*(artifact(path, content) for path, content in names.items()))
+    done = world.collect()
+    assert world.landed() == [*sorted(names), "manifest.json"]
+    assert {path: (world.to / path).read_bytes() for path in names} == names
+    assert (done.fetched_bytes, done.partial) == (20_000_004, False)
+    assert world.collect().fetched_bytes == 0
+
+
+def test_paths_and_collisions(world):
+    """One server for all of them: names are refused before anything is fetched or made."""
+    world.files(good=b"data")
+    for path in BAD_PATHS.values():
+        world.manifest(artifact("good"), artifact(path))
+        world.refused("store-bad-path")
+    for paths in COLLISIONS.values():
+        world.manifest(*(artifact(path) for path in paths))
+        world.refused("store-collision")
+    assert not world.to.exists()
+
+
+def test_manifests(world):
+    for text in BAD_MANIFESTS.values():
+        world.files(**{"manifest.json": text})
+        world.refused("bad-manifest")
+    world.files(**{"manifest.json": b" " * (MANIFEST_LIMIT + 1)})
+    world.refused("bad-manifest")
+    world.manifest(artifact("x"), launch_id="other-abc")
+    world.refused("bad-manifest")
+    world.manifest(artifact("x"), {"path": "huge", "bytes": 1 << 60, "sha256": "0" * 64})
+    world.refused("store-disk-full")
+    assert world.landed() == []
+
+
+@pytest.mark.parametrize(
+    ("there", "code"), [(b"DATA", "store-digest"), (b"dat", "store-truncated"), (b"data and more", "store-grown"), (None, "store-missing")]
+)
+def test_a_file_that_is_not_what_the_job_wrote_is_refused(world, there, code):
+    world.files(y=b"good", **({"x": there} if there is not None else {}))
+    world.manifest(artifact("y", b"good"), artifact("x", b"data"))
+    world.refused(code)
+    assert "x" not in world.landed()
+    assert "manifest.json" not in world.landed(), "the manifest comes last, so its presence means that all is there"
+
+
+def test_nothing_planted_in_the_destination_is_written_through(world):
+    world.files(x=b"data")
+    world.manifest(artifact("x"))
+    for plant in PLANTS.values():
+        for place in (world.to / "x", world.to / INCOMING / hashlib.sha256(b"data").hexdigest()):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            plant(place, world.secret)
+            world.refused("store-not-a-file")
+            place.rmdir() if place.is_dir() and not place.is_symlink() else place.unlink()
+    assert world.collect().fetched_bytes == 4
