@@ -19,6 +19,7 @@ import json
 import resource
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import venv
@@ -33,15 +34,20 @@ import published  # noqa: E402
 from rows import Row, read_cases  # noqa: E402
 
 PEERS = {"fitcheck-llm": "fitcheck-llm==0.3.1", "canifinetune": "canifinetune==0.4.1", "llm-analysis": "llm-analysis==0.2.2"}
+# the package folder that torch is in, which is another one where this environment borrows itself
+BORROWED = "".join(f"{path}\n" for path in sys.path if path.endswith("site-packages"))
 OURS = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 
 
 def environment(peer: str, folder: Path) -> Path:
-    """The interpreter of the peer's own environment, made when missing."""
+    """The interpreter of the peer's own environment, made when missing. What this environment has (torch) is borrowed."""
     place = folder / peer
-    if not (place / "bin" / "python").exists():
-        venv.create(place, with_pip=True)
+    if not (place / "complete").exists():
+        venv.create(place, with_pip=True, clear=True)
+        for site in (place / "lib").glob("python*/site-packages"):
+            (site / "borrowed.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{BORROWED}")
         subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", PEERS[peer]], check=True, stderr=subprocess.DEVNULL)
+        (place / "complete").touch()
     return place / "bin" / "python"
 
 

@@ -14,7 +14,7 @@ from cloudtune.memory import explain, verdict
 from cloudtune.memory.device import Device
 from cloudtune.memory.inventory import no_template
 from cloudtune.memory.program import Job, tape_of
-from cloudtune.memory.reckon import by_method, estimate_memory, job_of, reckon
+from cloudtune.memory.reckon import by_method, estimate_memory, job_of, reckon, tape_for
 from cloudtune.memory.timeline import timeline
 from cloudtune.models.families import shape_of
 from cloudtune.models.registry import entries, find_shape
@@ -156,6 +156,7 @@ def cpu_seconds(job: Job) -> float:
     best = 9.0
     for _ in range(5):
         reckon.cache_clear()
+        tape_for.cache_clear()
         start = time.process_time()
         reckon(job)
         best = min(best, time.process_time() - start)
