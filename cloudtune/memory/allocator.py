@@ -53,10 +53,11 @@ class Block:
 class Pool:
     """Free blocks by size then address: ``keys`` and the ``blocks`` they belong to, in the same order.
 
-    ``tail`` is the last block of an expandable segment; ``spare`` are objects of merged blocks, to be used again.
+    ``spare`` are objects of merged blocks, to be used again. An expandable range ends in free memory from ``end`` to
+    ``mapped``, which is no block; ``last`` is the block before it. That end counts as endless: any block that fits goes first.
     """
 
-    __slots__ = ("blocks", "keys", "least_rest", "page", "small", "spare", "tail")
+    __slots__ = ("blocks", "end", "keys", "last", "least_rest", "mapped", "page", "small", "spare")
 
     def __init__(self, *, small: bool, expandable: bool) -> None:
         self.small = small
@@ -65,7 +66,8 @@ class Pool:
         self.spare: list[Block] = []
         self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.least_rest = 1 if small or expandable else SMALL_REQUEST + 1
-        self.tail: Block | None = None
+        self.end = self.mapped = 0
+        self.last: Block | None = None
 
     def put(self, block: Block) -> None:
         """A block becomes free."""
@@ -105,10 +107,10 @@ class Allocator:
         keys, blocks = pool.keys, pool.blocks
         index = bisect_left(keys, size << SHIFT)
         if index == len(keys):
+            if self.expandable:
+                return self._from_end(pool, size)
             self._grow(pool, size)  # its new block is the only one that is large enough
             index = bisect_left(keys, size << SHIFT)
-        elif blocks[index] is pool.tail and index + 1 < len(keys):
-            index += 1  # the block at the growing end counts as endless: any other block that fits goes first
         block = blocks[index]
         rest = block.size - size
         if rest >= pool.least_rest:
@@ -118,6 +120,22 @@ class Allocator:
         block.free = False
         self.allocated += block.size
         if self.allocated > self.peak_allocated:  # noqa: PLR1730 - a call of max would be a tenth of the whole replay
+            self.peak_allocated = self.allocated
+        return block
+
+    def _from_end(self, pool: Pool, size: int) -> Block:
+        """The beginning of an expandable range's free end. Raises OutOfMemory."""
+        if pool.end + size > pool.mapped:
+            self._map(pool, size)
+        block = pool.spare.pop() if pool.spare else Block(0, 0, pool)
+        block.address, block.size, block.free = pool.end, size, False
+        block.before, block.after = pool.last, None
+        if pool.last is not None:
+            pool.last.after = block
+        pool.last = block
+        pool.end += size
+        self.allocated += size
+        if self.allocated > self.peak_allocated:  # noqa: PLR1730 - as above
             self.peak_allocated = self.allocated
         return block
 
@@ -135,8 +153,6 @@ class Allocator:
             after.before = other
         block.after = other
         block.size = size
-        if pool.tail is block:
-            pool.tail = other
         other.key = key = rest << SHIFT | address
         place = bisect_left(keys, key, 0, index)
         if place == index:
@@ -159,8 +175,6 @@ class Allocator:
             block.after = beyond = after.after
             if beyond is not None:
                 beyond.before = block
-            if pool.tail is after:
-                pool.tail = block
             pool.spare.append(after)
         if before is not None and before.free:
             index = bisect_left(keys, before.key)
@@ -169,10 +183,15 @@ class Allocator:
             before.after = after = block.after
             if after is not None:
                 after.before = before
-            if pool.tail is block:
-                pool.tail = before
             pool.spare.append(block)
             block = before
+        if block.after is None and self.expandable:  # it joins the free end
+            pool.end = block.address
+            pool.last = before = block.before
+            if before is not None:
+                before.after = None
+            pool.spare.append(block)
+            return
         block.free = True
         block.key = key = block.size << SHIFT | block.address
         index = bisect_left(keys, key)
@@ -180,10 +199,7 @@ class Allocator:
         blocks.insert(index, block)
 
     def _grow(self, pool: Pool, size: int) -> None:
-        """Reserve more, so that a free block of at least ``size`` is there. Raises OutOfMemory."""
-        if self.expandable:
-            pool.put(self._expand(pool, size))
-            return
+        """Reserve a segment with room for ``size``. Raises OutOfMemory."""
         segment = SMALL_SEGMENT if pool.small else LARGE_SEGMENT if size < LARGE_REQUEST else -(-size // LARGE_ROUND) * LARGE_ROUND
         self._reserve(segment)
         pool.put(Block(self._address(segment), segment, pool))
@@ -201,29 +217,17 @@ class Allocator:
         self.reserved += size
         self.peak_reserved = max(self.peak_reserved, self.reserved)
 
-    def _expand(self, pool: Pool, size: int) -> Block:
-        """Map further pages at the end of the pool's range; a free block there is used first."""
-        tail = pool.tail
-        have = tail.size if tail is not None and tail.free else 0
-        pages = -(-(size - have) // pool.page) * pool.page
+    def _map(self, pool: Pool, size: int) -> None:
+        """Map further pages at the end of the pool's range, until ``size`` units are free there. Raises OutOfMemory."""
+        if not pool.mapped:
+            pool.end = pool.mapped = self._address(FAR)
+        before = pool.mapped
+        pages = -(-(pool.end + size - before) // pool.page) * pool.page
         self._reserve(pages)
-        tail = pool.tail  # returning free pages may have changed it
-        if tail is not None and tail.free:
-            if tail.size != have:  # pages were returned in between: map them again
-                self._reserve(have - tail.size)
-                pages += have - tail.size
-            pool.take(tail)
-            tail.size += pages
-            return tail
-        if have:  # the whole free end was returned
-            self._reserve(-(-size // pool.page) * pool.page - pages)
-            pages = -(-size // pool.page) * pool.page
-        block = Block(tail.address + tail.size if tail is not None else self._address(FAR), pages, pool)
-        block.before = tail
-        if tail is not None:
-            tail.after = block
-        pool.tail = block
-        return block
+        returned = before - pool.mapped  # to make room; map them again
+        if returned:
+            self._reserve(returned)
+        pool.mapped += pages + returned
 
     def empty_cache(self) -> None:
         """Return every wholly free segment (native) or the free pages at the growing end (expandable)."""
@@ -237,21 +241,9 @@ class Allocator:
                     self.reserved -= block.size
 
     def _trim(self, pool: Pool) -> None:
-        tail = pool.tail
-        if tail is None or not tail.free:
-            return
-        pages = tail.size // pool.page * pool.page
-        if not pages:
-            return
-        pool.take(tail)
-        tail.size -= pages
+        pages = (pool.mapped - pool.end) // pool.page * pool.page
+        pool.mapped -= pages
         self.reserved -= pages
-        if tail.size:
-            pool.put(tail)
-        else:
-            pool.tail = tail.before
-            if tail.before is not None:
-                tail.before.after = None
 
     def reset_peak(self) -> None:
         """Peaks start again from what is held now (torch.cuda.reset_peak_memory_stats)."""
