@@ -188,12 +188,13 @@ def test_a_build_that_fails_is_told_with_its_log(cloud, tmp_path):
         (lambda scene: scene.denied.add("iam.serviceAccounts.actAs"), "act-as", "may not let jobs run as"),
         (lambda scene: scene.denied.add("storage.objects.create"), "rights", "storage.objects.create"),
         (lambda scene: scene.quotas.update(custom_model_training_nvidia_l4_gpus=0), "quota", "custom_model_training_nvidia_l4_gpus is 0"),
+        (lambda scene: setattr(scene, "repository", "another"), "no-repository", "there is no repository"),
         (lambda scene: scene.quotas.update(custom_model_training_preemptible_cpus=1), None, ""),
     ],
 )
 def test_preflight_finds_it_before_anything_is_uploaded(cloud, tmp_path, breaking, code, words):
-    breaking(cloud.scene)
     with gcp_session(tmp_path, cloud) as session:
+        breaking(cloud.scene)
         problems = session.place("gcp").preflight.check(gcp_plan(tmp_path / "data"))
         assert [problem.code for problem in problems] == ([code] if code else [])
         assert all(words in problem.what and problem.hint for problem in problems)
@@ -207,7 +208,7 @@ def test_preflight_finds_it_before_anything_is_uploaded(cloud, tmp_path, breakin
 def test_doctor_shows_every_row(cloud, tmp_path):
     with gcp_session(tmp_path, cloud) as session:
         rows = {finding.name: finding for finding in session.place("gcp").examiner.examine()}
-        assert {"project", "rights", "API aiplatform", "job account", "bucket"} <= rows.keys()
+        assert {"project", "rights", "API aiplatform", "job account", "bucket", "repository"} <= rows.keys()
         assert {finding.verdict for finding in rows.values()} == {"ok"}
         cloud.scene.denied.add("storage.objects.list")
         rows = {finding.name: finding for finding in session.place("gcp").examiner.examine()}

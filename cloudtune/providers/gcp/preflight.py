@@ -1,6 +1,6 @@
 """What can be known to fail on Vertex AI before money is spent, each with its fix; ``doctor`` shows the same as rows. Changes nothing.
 
-    login and project → rights → APIs → job account → bucket and its region → accelerator in the region → quota → secrets
+    login and project → rights → APIs → job account → bucket and its region → repository → accelerator → quota → secrets
 
 A question that the login may not ask is a note and stops nothing.
 """
@@ -14,7 +14,7 @@ from cloudtune.providers.base import Finding
 from cloudtune.providers.gcp.machines import availability
 from cloudtune.providers.gcp.policy import ACT_AS, APIS, BUCKET_PERMISSIONS, PERMISSIONS
 from cloudtune.providers.gcp.quotas import limits, metrics
-from cloudtune.providers.gcp.request import account
+from cloudtune.providers.gcp.request import account, repository
 from cloudtune.wire.gcs import Bucket
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class GcpPreflight:
         job_account = (plan.recipe.compute.gcp.service_account if plan else None) or self._settings.gcp_service_account
         yield _looked("job account", lambda: self._job_account(project, job_account))
         yield _looked("bucket", lambda: self._bucket(bucket, region))
+        yield _looked("repository", lambda: self._repository(repository(self._settings, project, region)))
         if plan is not None:
             yield from self._plan(plan, project, region)
 
@@ -141,6 +142,23 @@ class GcpPreflight:
                 "take a bucket of the region",
             )
         return f"{name} in {place}"
+
+    def _repository(self, name: str) -> str | Finding:
+        """A missing repository would otherwise show when an image that took ten minutes is pushed."""
+        host, _, rest = name.partition("/")
+        region = host.removesuffix("-docker.pkg.dev")
+        project, _, folder = rest.partition("/")
+        if region == host or not folder:
+            return Finding("repository", "note", f"{name} is not in Artifact Registry, so it is not looked at")
+        try:
+            self._services.get("artifactregistry", f"/v1/projects/{project}/locations/{region}/repositories/{folder.partition('/')[0]}")
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"there is no repository {name}",
+                code="no-repository",
+                hint=f"run: gcloud artifacts repositories create {folder} --repository-format=docker --location={region}",
+            ) from error
+        return name
 
     def _quota(self, plan: Plan, project: str, region: str) -> str | Finding:
         have, needed = limits(self._services, project, region), metrics(plan)

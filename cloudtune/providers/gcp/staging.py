@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cloudtune.errors import StagingError, StoreError
 from cloudtune.providers.base import Staged
 from cloudtune.providers.gcp.request import PREFIX, account
-from cloudtune.units import gib
+from cloudtune.units import MIB, gib
 from cloudtune.wire.gcs import Bucket
 from cloudtune.wire.gcs_upload import Fingerprint, Uploads, fingerprint
 
@@ -105,10 +105,10 @@ def _folder(uploads: Uploads, folder: Path, progress: Callable[[str], None]) -> 
 
 
 def _send(uploads: Uploads, path: Path, name: str, print_: Fingerprint, progress: Callable[[str], None]) -> None:
-    size = gib(print_.bytes)
+    size = gib(print_.bytes) if print_.bytes >= MIB else f"{print_.bytes:,} bytes"
 
     def arrived(count: int) -> None:
-        progress(f"uploading {path.name}: {gib(count)} of {size}")
+        progress(f"uploading {path.name}: {gib(count)} of {size}" if count < print_.bytes else f"uploaded {path.name} ({size})")
 
     if not uploads.send(path, name, print_, arrived):
         progress(f"{path.name} ({size}) is in the bucket already")
