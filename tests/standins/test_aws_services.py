@@ -8,12 +8,15 @@ import json
 import time
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import botocore.exceptions
 import pytest
 
 from cloudtune.offers.lookup import load_offers
+from cloudtune.standins.aws.machines import DataError, Machines
+from cloudtune.standins.container import ContainerRunner
 from tests.standins.aws_jobs import World
 
 NAME = "ml.g5.2xlarge for training job usage"
@@ -229,3 +232,10 @@ def test_an_upload_that_is_not_what_its_digest_says_is_refused(scripted: World):
     assert scripted.keys("checked") == ["checked"]
     assert scripted.keys("spoilt") == scripted.keys("parts") == []
     assert scripted.s3.get_object(Bucket=bucket, Key="checked")["Body"].read() == b"weights"
+
+
+def test_several_machines_in_containers_are_refused_instead_of_waiting_for_each_other(scripted: World, tmp_path: Path):
+    scripted.create(scripted.body("boxes", ResourceConfig={"InstanceType": "ml.g5.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 30}))
+    (record,) = scripted.cloud.jobs("boxes")
+    with pytest.raises(DataError, match="as plain processes only"):
+        Machines(record, tmp_path, ContainerRunner("unix:///nowhere"), scripted.s3, {}).lay_out()

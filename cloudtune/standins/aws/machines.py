@@ -65,6 +65,8 @@ class Machines:
 
     def lay_out(self) -> None:
         """Make the folders, fetch channels and checkpoints. Raises DataError."""
+        if self._runner.mode == "container" and len(self.machines) > 1:
+            raise DataError("ClientError: this stand-in runs a job of several machines as plain processes only")
         for machine in self.machines:
             shutil.rmtree(machine.folder, ignore_errors=True)
             for name in _FOLDERS:
