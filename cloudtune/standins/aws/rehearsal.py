@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cloudtune.standins.aws.account import Account
+from cloudtune.standins.aws.account import Account, Durations
 from cloudtune.standins.aws.cloud import AwsStandin
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cloudtune.standins.runner import Runner
+
+
+BETWEEN_MACHINES = 8.0
+"""Seconds without a machine: longer than the pause between two lists of jobs, so that the tracker sees it."""
 
 
 @dataclass(frozen=True)
@@ -37,5 +41,6 @@ class RehearsalCloud:
 def open_cloud(folder: Path, region: str, runner: Runner) -> Iterator[RehearsalCloud]:
     """Open it until the block ends."""
     mode = "container" if runner.mode == "container" else "process"
-    with AwsStandin.start(folder, mode=mode, runner=runner, account=Account(region=region), bucket="") as cloud:  # type: ignore[arg-type]
+    account = Account(region=region, durations=Durations(interrupted=BETWEEN_MACHINES))
+    with AwsStandin.start(folder, mode=mode, runner=runner, account=account, bucket="") as cloud:  # type: ignore[arg-type]
         yield RehearsalCloud(cloud)
