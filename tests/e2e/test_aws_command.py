@@ -37,7 +37,7 @@ def test_launch_see_stop_collect_and_pay(tmp_path, environment):
     again = run("launch", QUICKSTART, "--provider", "aws", "--yes", "--detach", "--id", JOB, "--json").json
     assert (again["job"]["id"], again["job"]["state"]) == (JOB, "queued")
     assert [job["state"] for job in run("ps", "--json").json["jobs"]] == ["running"]
-    assert run("stop", JOB, "--json").json["job"]["state"] == "stopped"
+    assert run("stop", JOB, "--json").json["state"] == "stopped"
     costs = run("cost", "--json").json
     assert costs["rows"][0]["final"] is True
     # A home that was lost: the account knows its jobs.
