@@ -34,6 +34,7 @@ import published  # noqa: E402
 from rows import Row, read_cases  # noqa: E402
 
 PEERS = {"fitcheck-llm": "fitcheck-llm==0.3.1", "canifinetune": "canifinetune==0.4.1", "llm-analysis": "llm-analysis==0.2.2"}
+INSTALL_SECONDS = 900
 # the package folder that torch is in, which is another one where this environment borrows itself
 BORROWED = "".join(f"{path}\n" for path in sys.path if path.endswith("site-packages"))
 OURS = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
@@ -46,9 +47,23 @@ def environment(peer: str, folder: Path) -> Path:
         venv.create(place, with_pip=True, clear=True)
         for site in (place / "lib").glob("python*/site-packages"):
             (site / "borrowed.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{BORROWED}")
-        subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", PEERS[peer]], check=True, stderr=subprocess.DEVNULL)
+        command = [place / "bin" / "python", "-m", "pip", "install", "-q", PEERS[peer]]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=INSTALL_SECONDS)
         (place / "complete").touch()
     return place / "bin" / "python"
+
+
+def installable(folder: Path) -> list[str]:
+    """The peers that are there or could be installed; the others are named on stderr."""
+    found = []
+    for peer in PEERS:
+        try:
+            environment(peer, folder)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"{peer} cannot be installed here: {error}", file=sys.stderr)
+        else:
+            found.append(peer)
+    return found
 
 
 def question(row: Row) -> dict[str, Any]:
@@ -110,11 +125,11 @@ def process_seconds(command: list[Any], text: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def command_lines(folder: Path, row: Row, rounds: int) -> dict[str, float]:
+def command_lines(folder: Path, row: Row, rounds: int, peers: list[str]) -> dict[str, float]:
     """Seconds of each program's process for one question."""
     one = json.dumps([question(row)])
     commands: dict[str, list[Any]] = {"cloudtune": [sys.executable, "-m", "cloudtune", "estimate", OURS, "--json"]}
-    commands |= {peer: [environment(peer, folder), HERE / "adapters" / f"{peer.replace('-', '_')}.py"] for peer in PEERS}
+    commands |= {peer: [environment(peer, folder), HERE / "adapters" / f"{peer.replace('-', '_')}.py"] for peer in peers}
     commands["accelerate"] = [sys.executable, HERE / "adapters" / "accelerate_estimate.py"]
     times: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds + 1):
@@ -162,10 +177,11 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.venvs or Path(temporary)
         table = {"cloudtune": ours(rows)}
-        for peer in PEERS:
+        peers = installable(folder)
+        for peer in peers:
             table[peer] = ask(environment(peer, folder), peer.replace("-", "_"), questions)
         table["accelerate"] = ask(Path(sys.executable), "accelerate_estimate", questions)
-        processes = command_lines(folder, rows[0], options.rounds)
+        processes = command_lines(folder, rows[0], options.rounds, peers)
     result = {
         name: {"seconds": answer["seconds"], "process_seconds": processes[name], **columns(rows, answer["answers"])}
         for name, answer in table.items()

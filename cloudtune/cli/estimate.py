@@ -90,6 +90,7 @@ name: estimate
 model: {{base: "{base}"}}
 method: {{type: qlora}}
 data: {{train: [{{path: any/rows, format: text}}], max_length: 2048}}
+training: {{batch_size: 1}}
 """
 
 
