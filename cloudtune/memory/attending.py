@@ -26,6 +26,19 @@ def heads_of(ctx: Context, shape: AttentionShape) -> Heads:
     )
 
 
+def heads_first(ctx: Context, heads: Heads) -> bool:
+    """Whether the values' gradient comes back with the heads before the tokens: from products and from summed groups."""
+    behaviour, run = ctx.behaviour, ctx.run
+    if behaviour.attention == "eager" or heads.softcap or heads.sinks:
+        return True
+    if behaviour.attention == "flash_attention_2" or not run.cuda or heads.keys == heads.queries:
+        return False
+    if behaviour.expand_kv or heads.mask is not None or heads.width > 256:
+        return True
+    word = run.autocast or behaviour.compute_word
+    return choose(ctx.capability, word, heads, grouped=True, masked=False, flash=behaviour.flash_built) == "math"
+
+
 def mix(ctx: Context, query: Value, key: Value, values: Value, heads: Heads) -> tuple[Value, Value | None]:
     """Attention through the interface that transformers picks by name: (output, weights).
 

@@ -17,6 +17,7 @@ from cloudtune.memory.ops import (
     concatenate,
     copy,
     dropout,
+    heads_view,
     lowered,
     matmul,
     multiply,
@@ -173,7 +174,7 @@ def eager(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> tup
         weights = cast(run, softmax(run, weights, 4, "softmax"), query.word, "attention weights")
     weights = dropout(run, weights, heads.dropout)
     out = matmul(run, view(run, weights), _folded(run, values, heads, contiguous=repeated), heads.out, "attention output")
-    return copy(run, out, "attention output, heads last"), weights
+    return _heads_last(run, out, heads), weights
 
 
 def _with_sinks(run: Run, weights: Value, heads: Heads) -> Value:
@@ -219,7 +220,12 @@ def _math(run: Run, query: Value, key: Value, value: Value, heads: Heads) -> Val
     if word != 4:
         returned = run.new(weights.count, word, "weights in 16 bit")
         del returned
-    return copy(run, out, "attention output, heads last")
+    return _heads_last(run, out, heads)
+
+
+def _heads_last(run: Run, value: Value, heads: Heads) -> Value:
+    """The product's result with the tokens first; its gradient is put in order by a copy when there are several sequences."""
+    return heads_view(run, copy(run, heads_view(run, value, copied=heads.batch > 1), "attention output, heads last"), copied=False)
 
 
 def _causal_mask(run: Run, heads: Heads) -> Value:

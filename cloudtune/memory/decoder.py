@@ -6,7 +6,7 @@ that is how long the tensors live.
 
 from __future__ import annotations
 
-from cloudtune.memory.attending import heads_of, mix
+from cloudtune.memory.attending import heads_first, heads_of, mix
 from cloudtune.memory.attention import rotate, rotate_part
 from cloudtune.memory.autograd import Value
 from cloudtune.memory.context import Context
@@ -15,7 +15,7 @@ from cloudtune.memory.inventory import Layer, no_template
 from cloudtune.memory.lora import apply
 from cloudtune.memory.mixers import latent_attention, linear_attention
 from cloudtune.memory.norms import norm
-from cloudtune.memory.ops import add, multiply, narrow, tanh, view
+from cloudtune.memory.ops import add, heads_view, multiply, narrow, tanh
 from cloudtune.models.shape import AttentionShape
 
 # families whose code rotates a part of each head and puts both parts together again
@@ -127,14 +127,18 @@ def _project(ctx: Context, layer: Layer, shape: AttentionShape, value: Value) ->
         key = narrow(run, both, tokens * shape.kv_heads * shape.head_dim)
         values = narrow(run, both, tokens * shape.kv_heads * shape.v_head_dim)
         return query, key, values, None
-    query = view(run, apply(run, layer.one("self_attn.q_proj"), value, casting))
+    turned = ctx.cos is not None  # what the rotation hands back lies heads first
+    first = heads_first(ctx, heads_of(ctx, shape))
+    query = heads_view(run, apply(run, layer.one("self_attn.q_proj"), value, casting), copied=turned or first)
     gate = None
     if shape.gated:
         gate = narrow(run, query, query.count // 2)
         query = narrow(run, query, query.count // 2)
     query = _normed(ctx, layer, "self_attn.q_norm", query)
-    key = _normed(ctx, layer, "self_attn.k_norm", view(run, apply(run, layer.one("self_attn.k_proj", "self_attn.q_proj"), value, casting)))
-    values = view(run, apply(run, layer.one("self_attn.v_proj", "self_attn.k_proj", "self_attn.q_proj"), value, casting))
+    key = heads_view(run, apply(run, layer.one("self_attn.k_proj", "self_attn.q_proj"), value, casting), copied=turned or first)
+    key = _normed(ctx, layer, "self_attn.k_norm", key)
+    values = apply(run, layer.one("self_attn.v_proj", "self_attn.k_proj", "self_attn.q_proj"), value, casting)
+    values = heads_view(run, values, copied=first)
     return query, key, values, gate
 
 

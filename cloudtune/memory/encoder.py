@@ -16,7 +16,7 @@ from cloudtune.memory.feed import fused_gated
 from cloudtune.memory.inventory import Layer, no_template
 from cloudtune.memory.lora import apply
 from cloudtune.memory.norms import norm
-from cloudtune.memory.ops import Weight, activation, add, dropout, embedding, split, view
+from cloudtune.memory.ops import Weight, activation, add, dropout, embedding, heads_view, split
 
 Weights = Mapping[str, Weight]
 
@@ -67,9 +67,10 @@ def _post_norm(ctx: Context, layer: Layer, value: Value) -> Value:
 
 def _attention(ctx: Context, layer: Layer, value: Value) -> tuple[Value, Value | None]:
     run, casting = ctx.run, ctx.casting
-    query = view(run, apply(run, layer.one("attention.self.query", "attention.q_lin"), value, casting))
-    key = view(run, apply(run, layer.one("attention.self.key", "attention.k_lin"), value, casting))
-    values = view(run, apply(run, layer.one("attention.self.value", "attention.v_lin"), value, casting))
+    first = ctx.behaviour.attention == "eager"
+    query = heads_view(run, apply(run, layer.one("attention.self.query", "attention.q_lin"), value, casting), copied=first)
+    key = heads_view(run, apply(run, layer.one("attention.self.key", "attention.k_lin"), value, casting), copied=first)
+    values = heads_view(run, apply(run, layer.one("attention.self.value", "attention.v_lin"), value, casting), copied=first)
     assert layer.block.attention is not None  # noqa: S101
     return mix(ctx, query, key, values, replace(heads_of(ctx, layer.block.attention), plain_softmax=True))
 

@@ -101,8 +101,11 @@ def _autocast_weight(run: Run, weight: Weight, casting: Casting) -> Value:
 def _autocast_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     count, weight, leaf, bias = node.extra
     run.matrix_product()
+    name = f"16-bit gradient of {weight.name}"
+    of_weight = run.new(weight.count, grad.word, name) if leaf is not None and bias is None else None
     of_value = run.new(count, grad.word, "input gradient") if node.parents[1] is not None else None
-    of_weight = run.new(weight.count, grad.word, f"16-bit gradient of {weight.name}") if leaf is not None else None
+    if leaf is not None and of_weight is None:
+        of_weight = run.new(weight.count, grad.word, name)
     of_bias = run.new(bias.count, bias.word, f"gradient of {bias.name}") if node.parents[0] is not None else None
     return of_bias, of_value, of_weight
 

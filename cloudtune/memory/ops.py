@@ -32,6 +32,18 @@ def _pass_on(_run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
     return (grad.view(),)
 
 
+def heads_view(run: Run, value: Value, *, copied: bool) -> Value:
+    """A projection seen as heads. ``copied``: its gradient comes with the heads before the tokens and is put in order by a copy."""
+    out = value.view()
+    if tracked(run, value):
+        run.link(out, (value.node,), _put_in_order if copied else _pass_on)
+    return out
+
+
+def _put_in_order(run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
+    return (run.like(grad, "gradient, tokens first"),)
+
+
 def narrow(run: Run, value: Value, count: int) -> Value:
     """A slice of ``count`` elements; its gradient is a full-size tensor of zeros with the slice filled in."""
     out = Value(value.store, count, value.word)
@@ -269,8 +281,12 @@ def linear(run: Run, value: Value, weight: Weight, features: tuple[int, int], bi
 def _linear_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
     count, word, weight, bias = node.extra
     run.matrix_product()
+    wanted = node.parents[2] is not None
+    # torch makes the gradients in the order of their names: mat1, mat2, self for addmm, but mat2, self for mm
+    of_weight = gradient_of(run, weight, grad.word) if wanted and bias is None else None
     of_value = run.new(count, word, "input gradient") if node.parents[1] is not None else None
-    of_weight = gradient_of(run, weight, grad.word) if node.parents[2] is not None else None
+    if wanted and of_weight is None:
+        of_weight = gradient_of(run, weight, grad.word)
     of_bias = gradient_of(run, bias, grad.word) if node.parents[0] is not None else None
     return of_bias, of_value, of_weight
 
@@ -294,11 +310,12 @@ def matmul(run: Run, left: Value, right: Value, count: int, name: str) -> Value:
 
 
 def _matmul_back(run: Run, _saved: Saved, grad: Value, node: Node) -> Grads:
+    """bmm: mat2's gradient is made before self's."""
     run.matrix_product()
-    return tuple(
-        run.new(count, grad.word, "product gradient") if parent is not None else None
-        for parent, count in zip(node.parents, node.extra, strict=True)
-    )
+    (left, right), (of_left, of_right) = node.extra, node.parents
+    second = run.new(right, grad.word, "product gradient") if of_right is not None else None
+    first = run.new(left, grad.word, "product gradient") if of_left is not None else None
+    return first, second
 
 
 # ---- norms and softmax ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from cloudtune.memory import loading
 from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.memory.tape import Tape
-from cloudtune.recipe.spec import LoraMethod, QloraMethod
+from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod
 from tests.unit.memory_builders import shape
 
 NF4 = QloraMethod(type="qlora", double_quant=False)
@@ -123,3 +123,33 @@ def test_without_flash_attention_grouped_heads_take_the_composite_kernel_in_fp32
     assert scores(built=True, capability=(8, 9)) == []
     for found in (scores(built=False, capability=(8, 9)), scores(built=True, capability=(7, 5))):
         assert set(found) == {4 * 2 * 8 * 256 * 256}
+
+
+@pytest.mark.parametrize(
+    ("attention", "capability", "batch", "copies"),
+    [("eager", (8, 0), 2, 4), ("eager", (8, 0), 1, 3), ("sdpa", (8, 0), 2, 2), ("sdpa", (7, 5), 2, 4)],
+    ids=["eager", "one sequence", "flash", "composite"],
+)
+def test_gradients_that_come_heads_first_are_copied(attention: str, capability: tuple[int, int], batch: int, copies: int) -> None:
+    """Of queries and keys behind the rotation always; of values and of the output only behind plain products."""
+    layers = 3
+    behaviour = Behaviour(attention=attention, autocast=False)  # type: ignore[arg-type]
+    job = Job(shape(num_hidden_layers=layers), LoraMethod(type="lora"), behaviour, batch, 256, capability, fold=False, steps=1)
+    assert tape_of(job).names.count("gradient, tokens first") == copies * layers
+
+
+def test_a_product_makes_the_weights_gradient_before_its_inputs() -> None:
+    """mm: mat2, then self; with a bias addmm: mat1, then mat2 (torch's generated Functions.cpp, by name)."""
+
+    def order(model: str) -> list[str]:
+        tape = tape_of(
+            Job(shape(model, num_hidden_layers=1), FullMethod(type="full"), Behaviour(autocast=False, full_word=2), 2, 64, steps=1)
+        )
+        names = [
+            name for name in tape.names if name == "input gradient" or name.startswith("gradient of model.layers.0.self_attn.q_proj.w")
+        ]
+        place = next(index for index, name in enumerate(names) if name.startswith("gradient of"))
+        return names[place - 1 : place + 2]
+
+    assert order("llama")[1:] == ["gradient of model.layers.0.self_attn.q_proj.weight", "input gradient"]
+    assert order("qwen2")[:2] == ["input gradient", "gradient of model.layers.0.self_attn.q_proj.weight"]
