@@ -56,7 +56,7 @@ STANDINS: dict[str, Entry] = {
         ("GOOGLE_", "CLOUDSDK_", "GCE_METADATA_", "STORAGE_EMULATOR_HOST", "CLOUDTUNE_GCP_"),
         (
             "your project: login, rights, bucket and quotas are the stand-in's: cloudtune doctor --provider gcp looks at yours",
-            "the image: Cloud Build and Artifact Registry of the stand-in only record it",
+            "Cloud Build and Artifact Registry: the stand-in's record an image and build none",
             "the mount of the bucket: /gcs is a folder that is kept equal to it",
             "the service itself: its waits, its prices and its newest rules",
         ),

@@ -10,8 +10,8 @@ from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.standins.gcp.scene import Pace, Scene
 from cloudtune.standins.runner import Runner
 
-SPEED = 4.0  # seconds of the cloud in a real one: waits are short, and a time limit of two hours still leaves half an hour
-PACE = Pace(queued=2, provisioning=8, all_up=2, error_late=4, preempted=8, retry=4, grace=120.0, build=20)
+# The clock is this machine's, so that times and costs are the small job's own; only the waits are short.
+PACE = Pace(queued=1, provisioning=3, all_up=1, error_late=3, preempted=3, retry=2, grace=120.0, build=4)
 
 
 class RehearsalCloud:
@@ -37,5 +37,5 @@ class RehearsalCloud:
 def open_cloud(folder: Path, region: str, runner: Runner) -> Iterator[RehearsalCloud]:
     """The stand-in, running until the block ends; ``folder`` holds its objects and machines."""
     scene = Scene(region=region, pace=PACE)
-    with GcpStandin.start(folder, speed=SPEED, scene=scene, runner=runner) as cloud:
+    with GcpStandin.start(folder, scene=scene, runner=runner) as cloud:
         yield RehearsalCloud(cloud)
