@@ -324,6 +324,19 @@ def test_many_jobs_are_one_list(world):
     assert world.cloud.faults.calls["ListCustomJobs"] == calls + 5
 
 
+def test_small_files_are_not_read_more_often_than_they_change(world):
+    ref = world.service.submit(world.request("often-abc"))
+    wait_for(world, ref, JobState.RUNNING)
+    world.service.poll([ref])
+    reads = world.cloud.faults.calls["storage.objects.get"]
+    for _ in range(3):
+        world.service.poll([ref])
+    assert world.cloud.faults.calls["storage.objects.get"] == reads
+    world.cloud.clock.advance(6)
+    world.service.poll([ref])
+    assert world.cloud.faults.calls["storage.objects.get"] > reads
+
+
 def test_the_service_takes_the_body_as_it_is(world):
     """What the service has is what the request says: no field was lost on the way through the library's types."""
     from google.protobuf.json_format import MessageToDict

@@ -34,6 +34,8 @@ SETTLE_SECONDS: Final = LAG_SECONDS + 15.0
 LOOK_AGAIN: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0)
 MOST_NAMED: Final = 40
 """More jobs than these are polled by one list of all that are ours."""
+FRESH_SECONDS: Final = 5.0
+MANY_FRESH_SECONDS: Final = 20.0
 _METRICS_TAIL: Final = 1 << 16
 _READERS: Final = 8
 
@@ -49,6 +51,7 @@ class GcpJobs:
         self._seconds = call_seconds
         self._regions: dict[str, Vertex] = {}
         self._buckets: dict[str, Bucket] = {}
+        self._kept: dict[str, tuple[float, Files]] = {}
 
     def submit(self, request: Request) -> JobRef:
         """Create the job unless the launch has one.
@@ -226,12 +229,28 @@ class GcpJobs:
         return found[0] if found else None
 
     def _files(self, seen: Seen) -> Files:
-        """The small files; a bucket that cannot be read must not hide what the service says."""
+        """The small files; a bucket that cannot be read must not hide what the service says.
+
+        A running job copies them every 20 s, so they are not read again within ``FRESH_SECONDS``.
+        """
         if not seen.base:
             return Files()
+        now = self._clock.monotonic()
+        kept = self._kept.get(seen.name)
+        if (
+            kept is not None
+            and not is_final(seen)
+            and 0 <= now - kept[0] < (FRESH_SECONDS if len(self._kept) <= MOST_NAMED else MANY_FRESH_SECONDS)
+        ):
+            return kept[1]
         bucket, folder = split(seen.base)
         found = {name: _tail(self._bucket(bucket), f"{folder}/{name}") for name in wanted_files(seen)}
-        return Files(found.get(METRICS, b""), found.get(FAILURE, b""), found.get(STATUS, b""))
+        files = Files(found.get(METRICS, b""), found.get(FAILURE, b""), found.get(STATUS, b""))
+        if is_final(seen):
+            self._kept.pop(seen.name, None)
+        else:
+            self._kept[seen.name] = (now, files)
+        return files
 
     def _owners(self, bucket: str | None = None) -> Ownership:
         return Ownership(self._bucket(bucket or account(self._settings)[1]))
