@@ -128,9 +128,10 @@ class HostCrew:
         for one in spec.env:
             env[one.name] = expanded(one.value, env)
         words = tuple(expanded(word, env) for word in (*(spec.command or ()), *spec.args))
+        if not spec.command:  # the image's own entry point, which is taken to be that of our images
+            words = (*OUR_ENTRYPOINT[:3], *(words or OUR_ENTRYPOINT[3:]))
         folders: dict[str, Path] = {"/gcs": buckets}
         if self.stage.runner.mode == "process":
-            words = words if spec.command else (*OUR_ENTRYPOINT[:3], *(words or OUR_ENTRYPOINT[3:]))
             folders["/opt/ml"] = workplace / "ml"
             folders["/opt/ml"].mkdir()
         return Program(words, env, folders, workplace, host=host.replica, image=spec.image_uri)
