@@ -1,7 +1,8 @@
 """Host memory that a job needs beside the GPU's: loading, sharding, offloading, merging. Pure, in bytes.
 
 Weights are read from safetensors files piece by piece straight to the GPU, so one process needs itself and the
-largest file. Under FSDP the first process of each machine holds the whole model once while it is spread.
+largest file. Under FSDP the first process of all holds the whole model once while it is dealt out (cloudtune_trainer/sharding.py), in the
+type it is stored in, fp32 at most; machines are alike, so each must have the room.
 """
 
 from __future__ import annotations

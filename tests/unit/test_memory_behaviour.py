@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from cloudtune.memory import trainer
+from cloudtune.memory import parallel, trainer
 from cloudtune.memory.device import Device
 from cloudtune.recipe.spec import Optimizer
 from cloudtune.units import GIB
@@ -58,3 +58,17 @@ def test_precision_follows_the_device() -> None:
     assert (on_cpu.autocast, on_cpu.compute_word, on_cpu.full_word) == (False, 4, 4)
     assert "prepare_model_for_kbit_training" not in text("model.py")
     assert not on_gpu.kbit_upcast
+
+
+def test_shards_are_gathered_and_reduced_as_the_trainer_does_it() -> None:
+    source = text("sharding.py")
+    assert "param_dtype=narrow, reduce_dtype=torch.float32 if narrow else None, cast_forward_inputs=False" in source
+    assert parallel.REDUCE_WORD == 4
+    # one group a layer and the root, freed after the forward pass as fully_shard does by itself; reduced after every micro batch
+    assert source.count("fully_shard(") == 2
+    assert "reshard_after_forward" not in source
+    assert "set_requires_gradient_sync" not in source + text("learner.py")
+    sharded = layout().model_copy(update={"gpus": 4, "sharding": "fsdp"})
+    behaviour = trainer.trainer_behaviour(recipe({"type": "full"}), sharded, L4)
+    assert behaviour.copy_out
+    assert (behaviour.full_word, behaviour.compute_word, behaviour.adapter_word) == (4, 2, 4)

@@ -135,8 +135,6 @@ def _quantised(job: JobFile, module: Any, whole: torch.Tensor | None, workers: W
 
 def _dealt(weight: Any, whole: torch.Tensor | None, workers: Workers, keep: torch.device) -> nn.Parameter:
     """This worker's rows of a weight as the parameter that takes the place of ``weight``."""
-    from torch.distributed.tensor import DTensor
-
     rows = -(-weight.shape[0] // workers.count)
     mine = torch.empty((rows, *weight.shape[1:]), dtype=weight.dtype, device=workers.device)
     pieces = None
@@ -147,8 +145,14 @@ def _dealt(weight: Any, whole: torch.Tensor | None, workers: Workers, keep: torc
         pieces = list(padded.chunk(workers.count))
     distributed.scatter(mine, pieces, src=0)
     local = mine[: weight.to_local().shape[0]].to(keep)
-    placed = DTensor.from_local(local, weight.device_mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride())
-    return nn.Parameter(placed, requires_grad=weight.requires_grad)
+    return nn.Parameter(as_shard(local, weight), requires_grad=weight.requires_grad)
+
+
+def as_shard(local: torch.Tensor, weight: Any) -> Any:
+    """``local`` as a shard like ``weight``. Not by DTensor.from_local, which moves it to the mesh's device: shards may lie on the host."""
+    from torch.distributed.tensor import DTensor
+
+    return DTensor(local, weight._spec, requires_grad=False)  # noqa: SLF001 - as fully_shard itself does it
 
 
 def _share_buffers(root: nn.Module, source: nn.Module | None, workers: Workers) -> None:

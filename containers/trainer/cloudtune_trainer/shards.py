@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from cloudtune.errors import JobFailed
 from cloudtune_trainer import checkpoints
 from cloudtune_trainer.checkpoints import Progress
+from cloudtune_trainer.sharding import as_shard
 from cloudtune_trainer.workers import Workers
 
 WEIGHT = "weight/"
@@ -126,8 +127,6 @@ class _Parts:
 
     def like(self, key: str, weight: Any, workers: Workers) -> Any:
         """The saved tensor as a shard like ``weight``; a single number as it is."""
-        from torch.distributed.tensor import DTensor
-
         if not self._files[0].get_slice(key).get_shape():
             return self._files[0].get_tensor(key)
         total, own = weight.shape[0], -(-weight.shape[0] // workers.count)
@@ -135,8 +134,7 @@ class _Parts:
         stop = min(total, start + own)
         pieces = [file.get_slice(key)[first:last] for file, first, last in self._rows(total, start, stop)]
         local = torch.cat(pieces) if pieces else torch.empty((0, *weight.shape[1:]), dtype=weight.dtype)
-        local = local.to(weight.to_local().device)
-        return DTensor.from_local(local, weight.device_mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride())
+        return as_shard(local.to(weight.to_local().device), weight)
 
     def _rows(self, total: int, start: int, stop: int) -> Iterator[tuple[Any, int, int]]:
         """(file, first row in it, row behind the last) that make up rows ``start`` to ``stop``."""
