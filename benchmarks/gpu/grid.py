@@ -114,8 +114,9 @@ def write_recipe(case: Case, model: Path, folder: Path) -> Path:
     words = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]
     need = (STEPS + 2) * case.micro_batch * case.max_length * 2
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        written = 0
-        while written < need:
+        written = rows = 0
+        while written < need or rows < (STEPS + 2) * case.micro_batch:
+            rows += 1
             text = " ".join(words[(written + place) % len(words)] for place in range(ROW_WORDS))
             written += file.write(json.dumps({"text": text}) + "\n")
     method: dict[str, Any] = {"type": case.method}
