@@ -37,6 +37,7 @@ def test_without_a_gpu_it_refuses(tmp_path):
     assert not (tmp_path / "rows.csv").exists()
 
 
+@pytest.mark.full  # two whole jobs in processes of their own
 @pytest.mark.stack
 def test_two_slices_measure_two_jobs_and_the_third_finds_nothing_to_do(tmp_path):
     first = grid("--dry", "--out", "rows.csv", "--only", "lora", folder=tmp_path)
