@@ -15,6 +15,9 @@ def collect(
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder for the files (default: the recipe's output.dir/JOB).", show_default=False)
     ] = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Also the checkpoints of a job that failed or was stopped before it wrote its manifest.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fetch, check, and say what came."""
@@ -23,7 +26,7 @@ def collect(
     from cloudtune.verbs.collect import collect as fetch
 
     with Session.open() as session:
-        collected = fetch(job, session=session, to=to, progress=lambda text: chatter(f"  {text}"))
+        collected = fetch(job, session=session, to=to, checkpoints=checkpoints, progress=lambda text: chatter(f"  {text}"))
     if as_json:
         json_result(collected)
         return

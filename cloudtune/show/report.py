@@ -18,7 +18,9 @@ def collected_lines(collected: Collected, page: Page, here: str = "") -> list[st
     came = f"{len(collected.files)} files in {folder} ({gib(collected.fetched_bytes)} fetched now)"
     if collected.manifest is not None:
         return [came, *summary_lines(collected.manifest, folder, page)]
-    left = f"; {len(collected.left_there)} checkpoint files stay at the provider" if collected.left_there else ""
+    left = (
+        f"; {len(collected.left_there)} checkpoint files stay at the provider (--checkpoints fetches them)" if collected.left_there else ""
+    )
     return [came, f"the job left no manifest: this is its log and what else there was{left}"]
 
 

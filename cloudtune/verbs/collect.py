@@ -58,9 +58,17 @@ class Collected:
     left_there: tuple[Entry, ...] = ()
 
 
-def collect(job: str, *, session: Session, to: Path | str | None = None, progress: Callable[[str], None] | None = None) -> Collected:
+def collect(
+    job: str,
+    *,
+    session: Session,
+    to: Path | str | None = None,
+    checkpoints: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Collected:
     """Bring the results of a job that has ended to ``to``, or to ``<output.dir>/<job id>`` of its recipe.
 
+    ``checkpoints``: also those of a job that left no manifest; nothing vouches for them, so only size and names are checked.
     Raises UsageError while the job runs or when nothing is there, StoreError when a file is not what the manifest says.
     """
     view = status(job, session)
@@ -72,7 +80,7 @@ def collect(job: str, *, session: Session, to: Path | str | None = None, progres
     say = progress or (lambda _: None)
     store = open_store(view.outputs, session.settings)
     text = _manifest_text(store)
-    collected = _leftovers(view, folder, session) if text is None else _named(view, store, folder, text, say)
+    collected = _leftovers(view, folder, session, say if checkpoints else None) if text is None else _named(view, store, folder, text, say)
     _remember(collected, session)
     return collected
 
@@ -168,8 +176,8 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _leftovers(view: JobView, folder: Path, session: Session) -> Collected:
-    """Log, metrics and reason of failure of a job without a manifest; its checkpoints are listed."""
+def _leftovers(view: JobView, folder: Path, session: Session, fetching: Callable[[str], None] | None) -> Collected:
+    """Log, metrics and reason of failure of a job without a manifest; its checkpoints are listed, or fetched where that is told."""
     store = open_store(view.remains, session.settings) if view.remains else None
     files: dict[str, int] = {}
     with opened_destination(folder) as destination:
@@ -178,8 +186,26 @@ def _leftovers(view: JobView, folder: Path, session: Session) -> Collected:
             if size is not None:
                 files[Path(path).name] = size
         files["log.txt"] = destination.receive_unchecked("log.txt", _log_bytes(view, session))
-    checkpoints = tuple(entry for entry in store.list("checkpoints/") if entry.kind == "file") if store else ()
-    return Collected(view.id, folder, tuple(sorted(files)), sum(files.values()), None, partial=True, left_there=checkpoints)
+        there = tuple(entry for entry in store.list("checkpoints/") if entry.kind == "file") if store else ()
+        if fetching is not None and store is not None:
+            files.update(_checkpoints(destination, store, there, folder, fetching))
+            there = ()
+    return Collected(view.id, folder, tuple(sorted(files)), sum(files.values()), None, partial=True, left_there=there)
+
+
+def _checkpoints(
+    destination: Destination, store: Store, there: Sequence[Entry], folder: Path, say: Callable[[str], None]
+) -> dict[str, int]:
+    """Bring every checkpoint file; its size by name. Raises StoreError for a name that may not be written, and for a short file."""
+    check_paths(entry.path for entry in there)
+    _check_space(folder, sum(entry.bytes for entry in there))
+    files: dict[str, int] = {}
+    for entry in there:
+        say(f"fetching {entry.path} ({gib(entry.bytes)})")
+        files[entry.path] = destination.receive_unchecked(entry.path, store.fetch(entry.path))
+        if files[entry.path] != entry.bytes:
+            raise StoreError(f"the file has {files[entry.path]} bytes, {entry.bytes} were listed", where=entry.path, code="store-truncated")
+    return files
 
 
 def _leftover(destination: Destination, store: Store, path: str) -> int | None:

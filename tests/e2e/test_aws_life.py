@@ -131,6 +131,9 @@ def test_a_failed_job_says_why_and_gives_log_metrics_and_its_checkpoints(cloud, 
         assert set(done.files) >= {"log.txt", "metrics.jsonl"}
         assert "step 3 of 9" in (tmp_path / "out" / "log.txt").read_text()
         assert [entry.path for entry in done.left_there] == ["checkpoints/step"]
+        done = collect(view.id, session=session, to=tmp_path / "out", checkpoints=True)
+        assert done.left_there == ()
+        assert (tmp_path / "out" / "checkpoints" / "step").read_text() == "2"
 
 
 def test_progress_is_read_from_the_log(cloud, tmp_path):
