@@ -20,13 +20,15 @@ from cloudtune.rendering.image import ensure_image, image_name
 from tests.containers.conftest import Engine
 from tests.containers.jobs import QUICKSTART, ROOT, SHORT, plan_of, stage
 
-pytestmark = [pytest.mark.engine, pytest.mark.stack]
+# Three trainings in one test, on machines that may have other things to do.
+pytestmark = [pytest.mark.engine, pytest.mark.stack, pytest.mark.timeout(1800)]
+LONGEST_SECONDS = 600
 ENOUGH = Limits(memory_bytes=3 << 30, network="none")
 
 
 def in_container(engine: Engine, image: str, folder: Path, contract: Contract, base: Path, **changes: object) -> Finished:
     spec = with_cache(job_container(contract, image, folder, f"quickstart-{contract}", ENOUGH), base)
-    return ContainerRunner(engine.connection).run(replace(spec, **changes), seconds=300)
+    return ContainerRunner(engine.connection).run(replace(spec, **changes), seconds=LONGEST_SECONDS)
 
 
 def as_process(folder: Path, base: Path) -> subprocess.CompletedProcess[str]:
@@ -42,7 +44,7 @@ def as_process(folder: Path, base: Path) -> subprocess.CompletedProcess[str]:
         "HOME": str(folder),
     }
     command = ["/usr/bin/python3", "-m", "cloudtune_trainer"]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False)
 
 
 def results(folder: Path) -> tuple[Manifest, list[tuple[object, ...]]]:
@@ -104,7 +106,7 @@ def test_missing_data_names_the_file(engine: Engine, trainer_image: str, job_fol
 def test_too_little_memory_ends_with_137_and_a_clear_message(engine: Engine, trainer_image: str, job_folder: Path, quickstart_base: Path):
     folder = stage(plan_of(QUICKSTART, *SHORT), job_folder / "job")
     spec = with_cache(job_container("sagemaker", trainer_image, folder, "small", Limits(memory_bytes=192 << 20)), quickstart_base)
-    ended = ContainerRunner(engine.connection).run(spec, seconds=120)
+    ended = ContainerRunner(engine.connection).run(spec, seconds=LONGEST_SECONDS)
     assert ended.exit_code == 137
     assert "memory limit of 192 MiB was reached" in (folder / "output/failure").read_text()
 

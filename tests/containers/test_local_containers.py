@@ -25,7 +25,7 @@ from tests.containers.conftest import Engine
 from tests.containers.jobs import QUICKSTART, ROOT, SHORT, bare_job, plan_of
 
 pytestmark = pytest.mark.engine
-PATIENCE = 120.0
+PATIENCE = 400.0
 
 
 @pytest.fixture
