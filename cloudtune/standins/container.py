@@ -68,7 +68,7 @@ class ContainerRunner:
         given = {**program.env, **self.env}
         ours = {
             "PATH": f"{_TOOLS}/bin:{given.get('PATH') or _PATH}",
-            "PYTHONPATH": f"{_TOOLS}/packages:{CODE_DIR}",
+            "PYTHONPATH": f"{_TOOLS}/packages:{given.get('PYTHONPATH') or CODE_DIR}",
             LIFELINE: f"{_TOOLS}/alive",
             **({"CLOUDTUNE_KEEP_USER": "1"} if self.user is None and os.getuid() != 0 else {}),  # a rootless engine: root there is you
         }
