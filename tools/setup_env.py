@@ -33,6 +33,8 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own index 
 LOOK_SECONDS = 60  # for one question to pip about what an index offers
 SHORT_LOOK_SECONDS = 20  # for an index that may be out of reach
 LARGE_BYTES = 500 * 10**6
+CONSTRAINTS = ROOT / "tools" / "constraints.txt"
+MEGABYTES = {"train": 150, "dev": 450}  # downloads beside torch
 INCLUDES = {"train": ("train", "dev"), "dev": ("dev",)}  # an extra -> the installed extras that cover it
 
 
@@ -87,7 +89,7 @@ def stamp(venv: Path, extra: str) -> Path:
 def wanted_digest() -> str:
     """What an installation depends on: the project file, this file, the Python and the folder (it is an editable install)."""
     digest = hashlib.sha256(f"{sys.version}\n{ROOT}\n".encode())
-    for path in (ROOT / "pyproject.toml", Path(__file__)):
+    for path in (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -120,8 +122,13 @@ def install(venv: Path, extra: str) -> bool:
         size = announce(build)
         if not pip(venv, *build.arguments, build.requirement, quiet=size < LARGE_BYTES):
             return False
-    say(f"installing cloudtune[{extra}] and what it needs (about 150 MB beside torch)")
-    return pip(venv, "--editable", f"{ROOT}[{extra}]", quiet=True) and byte_compile(venv)
+    say(f"installing cloudtune[{extra}] and what it needs (about {MEGABYTES[extra]} MB beside torch)")
+    project = ("--editable", f"{ROOT}[{extra}]")
+    if not pip(venv, "--constraint", str(CONSTRAINTS), *project, quiet=True, last=False):
+        say("the tested versions cannot all be had here; letting pip choose, which can take ten minutes")
+        if not pip(venv, *project, quiet=True):
+            return False
+    return byte_compile(venv)
 
 
 def byte_compile(venv: Path) -> bool:
@@ -207,14 +214,18 @@ def size_of(url: str) -> int:
         return 0
 
 
-def pip(venv: Path, *arguments: str, quiet: bool) -> bool:
-    """Run pip's install. Quiet keeps its words for the case that it fails; a long download gets its progress bar."""
+def pip(venv: Path, *arguments: str, quiet: bool, last: bool = True) -> bool:
+    """Run pip's install. Quiet keeps its words for the case that it fails; a long download gets its progress bar.
+
+    ``last``: there is no other way when this one fails.
+    """
     command = [str(venv / "bin" / "python"), "-m", "pip", "install", *(["--quiet"] if quiet else []), *arguments]
     ran = subprocess.run(command, check=False, stderr=subprocess.PIPE if quiet else None, text=True)
     if ran.returncode == 0:
         return True
     sys.stderr.write(ran.stderr or "")
-    say("pip failed; its words are above. Behind a proxy or without a network: set PIP_INDEX_URL or PIP_FIND_LINKS and try again")
+    if last:
+        say("pip failed; its words are above. Behind a proxy or without a network: set PIP_INDEX_URL or PIP_FIND_LINKS and try again")
     return False
 
 
