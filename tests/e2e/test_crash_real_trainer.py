@@ -50,7 +50,7 @@ def trainers():
     return [pid for pid, command in found if b"cloudtune_trainer" in command]
 
 
-def wait_for(session, test, seconds=180):
+def wait_for(session, test, seconds=400):
     deadline = time.monotonic() + seconds
     while not test(view := status(JOB, session)):
         assert time.monotonic() < deadline, view
@@ -59,7 +59,7 @@ def wait_for(session, test, seconds=180):
     return view
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_real_job_survives_its_launcher_and_goes_on_after_its_supervisor(tmp_path):
     loaded = load_file(RECIPE, ["training.max_steps=30", "training.save_steps=10", "training.eval_steps=30"])
     with Session.open() as session:

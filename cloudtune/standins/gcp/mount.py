@@ -1,8 +1,8 @@
 """A job's view of its buckets below ``/gcs``: a folder kept equal to the buckets, both ways, as Cloud Storage FUSE shows them.
 
 An approximation, by comparing every few hundred milliseconds: a file that has stood still for one look, or whose writer
-has ended, becomes an object (FUSE writes it when it is closed); objects of others appear as files. Renames are
-deletions and creations; empty folders are not kept; a file that is still being written when its writer is killed is lost.
+has ended, becomes an object (FUSE writes it when it is closed); one that is rewritten again and again becomes one after
+a few looks, as each rewriting closes it. Objects of others appear as files. Renames are deletions and creations; empty folders are not kept; a file that is still being written when its writer is killed is lost.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from cloudtune.standins.gcp.answers import ApiError
 from cloudtune.standins.gcp.objects import ObjectStore, Stored
 
 Signature = tuple[int, int]
+PATIENCE = 3
+"""Looks after which a file that changes between any two is taken as it is, if it stands still while it is copied."""
 
 
 @dataclass
@@ -25,7 +27,7 @@ class BucketView:
     store: ObjectStore
     folder: Path
     _known: dict[tuple[str, str], tuple[int, Signature]] = field(default_factory=dict)
-    _moving: dict[tuple[str, str], Signature] = field(default_factory=dict)
+    _moving: dict[tuple[str, str], tuple[Signature, int]] = field(default_factory=dict)
 
     def sync(self, *, closed: bool = False) -> None:
         """Bring both sides together. ``closed``: every writer has ended, so that files count as they are."""
@@ -44,11 +46,12 @@ class BucketView:
             signature = _signature(path)
             if signature is None or self._known.get(key, (0, None))[1] == signature:
                 continue
-            if closed or self._moving.get(key) == signature:
+            seen, looks = self._moving.get(key, (None, 0))
+            if closed or seen == signature or looks >= PATIENCE:
                 self._upload(key, path, signature)
                 self._moving.pop(key, None)
             else:
-                self._moving[key] = signature
+                self._moving[key] = (signature, looks + 1)
         for key in [key for key in self._known if key[0] == bucket and key[1] not in here]:
             generation, _ = self._known.pop(key)
             with suppress(ApiError):  # somebody else deleted or replaced it
