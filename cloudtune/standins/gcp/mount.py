@@ -2,7 +2,8 @@
 
 An approximation, by comparing every few hundred milliseconds: a file that has stood still for one look, or whose writer
 has ended, becomes an object (FUSE writes it when it is closed); one that is rewritten again and again becomes one after
-a few looks, as each rewriting closes it. Objects of others appear as files. Renames are deletions and creations; empty folders are not kept; a file that is still being written when its writer is killed is lost.
+a few looks, as each rewriting closes it. Objects of others appear as files. Renames are deletions and creations; empty
+folders are not kept; a file that is still being written when its writer is killed is lost.
 """
 
 from __future__ import annotations
