@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,9 @@ from cloudtune.providers.scripted import ScriptedJobs, scripted_place
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.session import Session
+from cloudtune.settings import Settings
 
 STANDIN = Path(__file__).with_name("standin_trainer.py")
-
-
-@dataclass(frozen=True)
-class HomeSettings:
-    """The settings that a session over a temporary home needs."""
-
-    home: Path
-    cache: Path
 
 
 def recipe(name: str = "little", *, data: str = "./rows.jsonl", **changes: Any) -> Recipe:
@@ -83,7 +76,7 @@ def estimate() -> Estimate:
 
 def standin_place(home: Path, options: Sequence[str] = (), clock: Clock | None = None, *, grace_seconds: float | None = None) -> Place:
     """The place ``local`` whose jobs run the stand-in trainer with ``options`` instead of the real one."""
-    place = connect(HomeSettings(home, home / "cache"), clock or SystemClock())
+    place = connect(Settings(home, home / "cache"), clock or SystemClock())
     build = place.build_request
 
     def build_request(plan: Plan, staged: Any, launch_id: Any) -> Request:
@@ -98,8 +91,8 @@ def standin_place(home: Path, options: Sequence[str] = (), clock: Clock | None =
 
 def scripted_session(home: Path, jobs: ScriptedJobs, clock: Clock | None = None) -> Session:
     """A session over ``home`` whose only place is the scripted one; plans for it come from ``scripted_plan``."""
-    settings = HomeSettings(home, home / "cache")
-    return Session(settings, clock or SystemClock(), places={"scripted": scripted_place(jobs)})  # type: ignore[arg-type]
+    settings = Settings(home, home / "cache")
+    return Session(settings, clock or SystemClock(), places={"scripted": scripted_place(jobs)})
 
 
 def scripted_plan(folder: Path, **changes: Any) -> Plan:
@@ -112,4 +105,4 @@ def session(home: Path, options: Sequence[str] = (), clock: Clock | None = None,
     """A session over ``home`` whose local jobs run the stand-in trainer."""
     clock = clock or SystemClock()
     places = {"local": standin_place(home, options, clock, grace_seconds=grace_seconds)}
-    return Session(HomeSettings(home, home / "cache"), clock, places=places)  # type: ignore[arg-type]
+    return Session(Settings(home, home / "cache"), clock, places=places)
