@@ -11,9 +11,8 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
 
-from cloudtune.errors import StoreError
 from cloudtune.stores.base import Entry
-from cloudtune.stores.walking import parts_of
+from cloudtune.stores.walking import entry_of, parts_of
 from cloudtune.wire.gcs import Bucket, split
 from cloudtune.wire.gcs_upload import Uploads, fingerprint
 
@@ -51,14 +50,8 @@ class GcsStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object below the root whose path begins with ``prefix``, sorted by name."""
         for head in self._bucket.each(f"{self._prefix}{prefix}"):
-            path = head.name.removeprefix(self._prefix)
-            if path.endswith("/") and head.bytes == 0:
-                if path.strip("/"):
-                    yield Entry(path.rstrip("/"), "folder")
-            elif _is_plain(path):
-                yield Entry(path, "file", head.bytes)
-            else:
-                yield Entry(path, "other")
+            if (entry := entry_of(head.name.removeprefix(self._prefix), head.bytes)) is not None:
+                yield entry
 
     def fetch(self, path: str, start: int = 0) -> Iterator[bytes]:
         """The bytes from ``start`` on, several ranges at once."""
@@ -67,11 +60,3 @@ class GcsStore:
     def _name(self, path: str) -> str:
         parts_of(path)
         return f"{self._prefix}{path}"
-
-
-def _is_plain(path: str) -> bool:
-    try:
-        parts_of(path)
-    except StoreError:
-        return False
-    return True

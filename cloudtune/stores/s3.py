@@ -10,9 +10,8 @@ import hashlib
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from cloudtune.errors import StoreError
 from cloudtune.stores.base import Entry
-from cloudtune.stores.walking import parts_of
+from cloudtune.stores.walking import entry_of, parts_of
 from cloudtune.wire.aws import Login
 from cloudtune.wire.s3 import Bucket, asking, split
 from cloudtune.wire.upload import PART_BYTES
@@ -48,14 +47,8 @@ class S3Store:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object below the root whose path begins with ``prefix``, sorted by key."""
         for head in self._bucket.list(f"{self._prefix}{prefix}"):
-            path = head.key.removeprefix(self._prefix)
-            if path.endswith("/") and head.bytes == 0:
-                if path.strip("/"):
-                    yield Entry(path.rstrip("/"), "folder")
-            elif _is_plain(path):
-                yield Entry(path, "file", head.bytes)
-            else:
-                yield Entry(path, "other")
+            if (entry := entry_of(head.key.removeprefix(self._prefix), head.bytes)) is not None:
+                yield entry
 
     def fetch(self, path: str, start: int = 0) -> Iterator[bytes]:
         """The bytes from ``start`` on, several ranges at once."""
@@ -83,14 +76,6 @@ class S3Store:
             with asking(self._bucket.login, self._bucket.where(key)):
                 client.abort_multipart_upload(**upload)
             raise
-
-
-def _is_plain(path: str) -> bool:
-    try:
-        parts_of(path)
-    except StoreError:
-        return False
-    return True
 
 
 def _of_size(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:

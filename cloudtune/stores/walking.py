@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from cloudtune.errors import StoreError
+from cloudtune.stores.base import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,21 @@ def parts_of(path: str) -> tuple[str, ...]:
     if not path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise StoreError(f"{path!r} is not a path inside the folder", code="store-bad-path")
     return parts
+
+
+def entry_of(path: str, size: int) -> Entry | None:
+    """What a bucket's object is, its name relative to the root; None for the mark of the root itself.
+
+    A bucket has neither folders nor links: an empty object whose name ends with a slash is a console's mark for a folder,
+    and a name that is no plain path (empty parts, ``..``) is ``other``, which nobody reads.
+    """
+    if path.endswith("/") and size == 0:
+        return Entry(path.rstrip("/"), "folder") if path.strip("/") else None
+    try:
+        parts_of(path)
+    except StoreError:
+        return Entry(path, "other")
+    return Entry(path, "file", size)
 
 
 @contextmanager

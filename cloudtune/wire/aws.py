@@ -8,14 +8,16 @@ imported when the first client is made. Nothing here is retried beyond what boto
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from cloudtune import __version__
+from cloudtune.errors import CloudtuneError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
 
@@ -169,3 +171,17 @@ def server_time(answer: Mapping[str, Any]) -> datetime | None:
         return parsedate_to_datetime(text) if text else None
     except (TypeError, ValueError):
         return None
+
+
+@contextmanager
+def translating(login: Login, where: str, make: Callable[[Facts, str], CloudtuneError]) -> Iterator[None]:
+    """Raises what ``make`` says of the facts of a failed call, and forgets a login that has expired: the next call takes the new one."""
+    try:
+        yield
+    except CloudtuneError:
+        raise
+    except aws_errors() as error:
+        facts = facts_of(error)
+        if facts.code in EXPIRED:
+            login.renew()
+        raise make(facts, where) from error

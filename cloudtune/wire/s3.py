@@ -13,12 +13,12 @@ import re
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from cloudtune.errors import AuthError, CloudtuneError, StoreError, ThrottledError, UnavailableError
-from cloudtune.wire.aws import EXPIRED, NO_ANSWER, NO_LOGIN, TRANSFER, Facts, Login, aws_errors, facts_of
+from cloudtune.wire.aws import EXPIRED, NO_ANSWER, NO_LOGIN, TRANSFER, Facts, Login, facts_of, translating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,18 +43,9 @@ class Head:
     sha256: str = ""
 
 
-@contextmanager
-def asking(login: Login, where: str) -> Iterator[None]:
-    """Translates what a call raises, and forgets a login that has expired. Raises StoreError, AuthError and the retryable two."""
-    try:
-        yield
-    except CloudtuneError:
-        raise
-    except aws_errors() as error:
-        facts = facts_of(error)
-        if facts.code in EXPIRED:
-            login.renew()
-        raise store_error(facts, where) from error
+def asking(login: Login, where: str) -> AbstractContextManager[None]:
+    """Translates what a call of S3 raises: StoreError, AuthError and the retryable two."""
+    return translating(login, where, store_error)
 
 
 def store_error(facts: Facts, where: str) -> CloudtuneError:

@@ -15,27 +15,12 @@ from cloudtune.providers.gcp.jobs import LAG_SECONDS, GcpJobs
 from cloudtune.providers.gcp.tables import STATES, job_state
 from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.standins.gcp.scene import Pace, Scene
+from tests.cloud_clock import CloudClock
 from tests.contract.job_service import JobServiceLaws, JobServiceWorld, wait_for
 from tests.unit.gcp_builders import Project, body_of, gcp_plan
 
 CALL_SECONDS = 1.0
 FOREVER = 10.0**9
-
-
-class Hurried(SystemClock):
-    """The machine's clock, whose sleeps pass in the stand-in's time at once: waits cost the test nothing."""
-
-    def __init__(self, cloud):
-        self._cloud = cloud
-
-    def now(self):
-        return self._cloud.clock.now()
-
-    def monotonic(self):
-        return self._cloud.clock.monotonic()
-
-    def sleep(self, seconds):
-        self._cloud.clock.advance(seconds)
 
 
 class GcpWorld(JobServiceWorld):
@@ -49,7 +34,7 @@ class GcpWorld(JobServiceWorld):
             gcp_project=scene.project, gcp_bucket=scene.bucket, gcp_region=scene.region, gcp_endpoint=endpoint,
             gcp_service_account=scene.service_account,
         )  # fmt: skip
-        self._service = GcpJobs(self.settings, Hurried(cloud), call_seconds=CALL_SECONDS)
+        self._service = GcpJobs(self.settings, CloudClock(cloud), call_seconds=CALL_SECONDS)
 
     @property
     def service(self):
@@ -57,7 +42,7 @@ class GcpWorld(JobServiceWorld):
 
     def again(self):
         """The same place in a process that knows nothing of the first one's calls."""
-        return GcpJobs(self.settings, Hurried(self.cloud), call_seconds=CALL_SECONDS)
+        return GcpJobs(self.settings, CloudClock(self.cloud), call_seconds=CALL_SECONDS)
 
     def request(self, launch_id, *, variant="a", **more):
         plan = gcp_plan(self.folder, disk_gib={"a": 100, "b": 200}[variant], **more)

@@ -27,6 +27,7 @@ from cloudtune.verbs.launch import launch
 from cloudtune.verbs.reconcile import GIVEN_UP
 from tests import aws_life
 from tests.e2e.command import ROOT, surroundings
+from tests.killing import LineCounter
 
 CRITICAL = ("/ledger/", "/providers/aws/jobs.py", "/providers/aws/client.py", "/verbs/launch.py", "/filelock.py", "/job.py")
 
@@ -60,7 +61,7 @@ class World:
     def measure(self):
         """Lines and seconds of an undisturbed launch. The first one uploads; what counts is the second."""
         for launch_id in ("measure-aaa", "measure-bbb"):
-            counter = Counter_()
+            counter = LineCounter(CRITICAL)
             began = time.monotonic()
             sys.settrace(counter)
             try:
@@ -76,7 +77,7 @@ class World:
             return pid
         try:
             if die_at_line is not None:
-                sys.settrace(Counter_(die_at_line))
+                sys.settrace(LineCounter(CRITICAL, die_at_line))
             with self.session() as session:
                 launch(self.plan, session=session, launch_id=launch_id)
         finally:
@@ -86,24 +87,6 @@ class World:
         """Names of the jobs of a launch at the service."""
         found = self.sagemaker.list_training_jobs(NameContains=launch_id, MaxResults=100)
         return [job["TrainingJobName"] for job in found["TrainingJobSummaries"]]
-
-
-class Counter_:  # noqa: N801 - like the trace functions of sys
-    """Counts the lines that matter, and kills this process at the one that is asked for."""
-
-    def __init__(self, limit=None):
-        self.lines = 0
-        self.limit = limit
-
-    def __call__(self, frame, _event, _argument):
-        return self.line if any(part in frame.f_code.co_filename for part in CRITICAL) else None
-
-    def line(self, _frame, event, _argument):
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.limit:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self.line
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from cloudtune.verbs.jobs import ps
 from cloudtune.verbs.launch import launch
 from cloudtune.verbs.reconcile import GIVEN_UP
 from tests import builders
+from tests.killing import LineCounter
 
 OPTIONS = ["--steps", "4", "--pause", "0.02", "--prepare", "0.05"]
 CRITICAL = ("/ledger/", "/providers/local/", "/verbs/launch.py", "/verbs/reconcile.py", "/filelock.py", "/job.py")
@@ -70,7 +71,7 @@ class World:
 
     def measure(self) -> None:
         """Lines and seconds of an undisturbed launch up to the first step."""
-        counter = _Counter()
+        counter = LineCounter(CRITICAL)
         began = time.monotonic()
         sys.settrace(counter)
         try:
@@ -82,24 +83,8 @@ class World:
         self.seconds = time.monotonic() - began + 0.15
 
 
-class _Counter:
-    def __init__(self, limit: int | None = None) -> None:
-        self.lines = 0
-        self.limit = limit
-
-    def __call__(self, frame, _event, _argument):
-        return self.line if any(part in frame.f_code.co_filename for part in CRITICAL) else None
-
-    def line(self, _frame, event, _argument):
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.limit:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self.line
-
-
-def _killer(limit: int) -> _Counter:
-    return _Counter(limit)
+def _killer(limit: int) -> LineCounter:
+    return LineCounter(CRITICAL, limit)
 
 
 def crash(world: World, seed: int) -> str:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
 import time
 
 import pytest
 
-from cloudtune.clock import SystemClock
 from cloudtune.errors import UsageError
 from cloudtune.job import JobState, LaunchId
 from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.standins.gcp.scene import Pace, Scene
 from cloudtune.verbs.launch import launch
 from cloudtune.verbs.reconcile import GIVEN_UP, reconcile
+from tests.cloud_clock import CloudClock
 from tests.gcp_life import gcp_session
+from tests.killing import LineCounter
 from tests.unit.gcp_builders import gcp_plan
 
 CRITICAL = ("/ledger/", "/providers/gcp/", "/wire/", "/verbs/launch.py", "/verbs/reconcile.py")
@@ -29,43 +29,11 @@ LAG = 30.0
 LIVE = {1, 2, 3}
 
 
-class CloudClock(SystemClock):
-    """The stand-in's time, so that a wait for a lagging list costs a test nothing."""
-
-    def __init__(self, cloud):
-        self._cloud = cloud
-
-    def now(self):
-        return self._cloud.clock.now()
-
-    def monotonic(self):
-        return self._cloud.clock.monotonic()
-
-    def sleep(self, seconds):
-        self._cloud.clock.advance(seconds)
-
-
 class ForkedClock(CloudClock):
     """In a fork: the copy of the stand-in's clock tells the time, and cannot move the cloud's, so that sleeps are real."""
 
     def sleep(self, seconds):
         time.sleep(seconds)
-
-
-class Counter:
-    def __init__(self, limit=None):
-        self.lines = 0
-        self.limit = limit
-
-    def __call__(self, frame, _event, _argument):
-        return self.line if any(part in frame.f_code.co_filename for part in CRITICAL) else None
-
-    def line(self, _frame, event, _argument):
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.limit:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self.line
 
 
 class World:
@@ -78,7 +46,7 @@ class World:
         return gcp_session(self.folder, self.cloud, CloudClock(self.cloud))
 
     def measure(self):
-        counter = Counter()
+        counter = LineCounter(CRITICAL)
         with self.session() as session:
             launch(self.plan, session=session, launch_id="warm-aaa")  # the image and the files are there from now on
             sys.settrace(counter)
@@ -92,7 +60,7 @@ class World:
         pid = os.fork()
         if pid == 0:
             try:
-                sys.settrace(Counter(line))
+                sys.settrace(LineCounter(CRITICAL, line))
                 with gcp_session(self.folder, self.cloud, ForkedClock(self.cloud)) as session:
                     launch(self.plan, session=session, launch_id=launch_id)
             finally:

@@ -18,6 +18,7 @@ from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.models.families import shape_of
 from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod
+from tests.trainer.live_peak import live_peak
 
 pytestmark = pytest.mark.stack
 
@@ -117,7 +118,7 @@ def config_of(case: Case) -> Any:
 
 
 def reckoned_peak(case: Case) -> int:
-    """Highest sum of live tensors, each rounded up to 512 bytes, from the first step on."""
+    """The peak of the tape that cloudtune writes for ``case``."""
     shape = shape_of({**config_of(case).to_dict(), "model_type": case.family}, source="oracle")
     encoder = case.family in ENCODERS
     behaviour = Behaviour(
@@ -131,17 +132,7 @@ def reckoned_peak(case: Case) -> int:
     )
     task = "masked_lm" if encoder else "causal_lm"
     tape = tape_of(Job(shape, METHODS[case.method], behaviour, 2, 256, (0, 0), traced=True, task=task))
-    first = next(position for position, phase in tape.marks if phase == "forward")
-    live = peak = 0
-    sizes: list[int] = []
-    for position, event in enumerate(tape.events[: tape.end]):
-        if event > 0:
-            sizes.append(-(-event // 512) * 512)
-            live += sizes[-1]
-            peak = max(peak, live) if position >= first else peak
-        else:
-            live -= sizes[~event]
-    return peak
+    return live_peak(tape)
 
 
 def traced_peak(case: Case) -> int:

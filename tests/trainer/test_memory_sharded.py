@@ -14,6 +14,7 @@ from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.models.families import shape_of
 from cloudtune.recipe.spec import FullMethod, QloraMethod
+from tests.trainer.live_peak import live_peak
 from tests.trainer.test_memory_oracle import METHODS, TOLERANCE, Case, builder, config_of
 
 pytestmark = pytest.mark.stack
@@ -69,7 +70,7 @@ def traced_peak(case: Case, micro_batches: int) -> int:
 
 
 def reckoned_peak(case: Case, micro_batches: int) -> int:
-    """Highest sum of live tensors, each rounded up to 512 bytes, from the first step on."""
+    """The peak of the tape that cloudtune writes for ``case``."""
     behaviour = Behaviour(
         compute_word=2 if case.autocast else 4,
         autocast=case.autocast,
@@ -80,14 +81,4 @@ def reckoned_peak(case: Case, micro_batches: int) -> int:
     )
     shape = shape_of({**config_of(case).to_dict(), "model_type": case.family}, source="oracle")
     tape = tape_of(Job(shape, METHODS[case.method], behaviour, 2, 256, (0, 0), shards=WORKERS, traced=True))
-    first = next(position for position, phase in tape.marks if phase == "forward")
-    live = peak = 0
-    sizes: list[int] = []
-    for position, event in enumerate(tape.events[: tape.end]):
-        if event > 0:
-            sizes.append(-(-event // 512) * 512)
-            live += sizes[-1]
-            peak = max(peak, live) if position >= first else peak
-        else:
-            live -= sizes[~event]
-    return peak
+    return live_peak(tape)

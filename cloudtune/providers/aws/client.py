@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
 from cloudtune.errors import AuthError, CloudtuneError, ProviderError, RejectedError, ThrottledError, UnavailableError, UsageError
 from cloudtune.providers.aws.tables import ERRORS, error_from
-from cloudtune.wire.aws import BAD_CALL, EXPIRED, LOGIN_EXPIRED, NO_ANSWER, NO_LOGIN, NO_REGION, Facts, Login, aws_errors, facts_of
+from cloudtune.wire.aws import (
+    BAD_CALL,
+    LOGIN_EXPIRED,
+    NO_ANSWER,
+    NO_LOGIN,
+    NO_REGION,
+    Facts,
+    Login,
+    translating,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 REGION: Final = re.compile(r"[a-z]{2}(?:-[a-z]+){1,3}-\d{1,2}")
@@ -24,18 +32,9 @@ _WAIT = "it is tried again by itself; the job does not need this machine"
 _SPECIAL: Final = frozenset({"ResourceLimitExceeded"})
 
 
-@contextmanager
-def asking(login: Login, where: str) -> Iterator[None]:
-    """Translates what a call raises, and forgets a login that has expired so that the next call takes the new one."""
-    try:
-        yield
-    except CloudtuneError:
-        raise
-    except aws_errors() as error:
-        facts = facts_of(error)
-        if facts.code in EXPIRED:
-            login.renew()
-        raise error_of(facts, where) from error
+def asking(login: Login, where: str) -> AbstractContextManager[None]:
+    """Translates what a call of a service raises."""
+    return translating(login, where, error_of)
 
 
 def error_of(facts: Facts, where: str) -> CloudtuneError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from cloudtune.errors import (
@@ -23,30 +22,14 @@ from cloudtune.errors import (
     UnavailableError,
 )
 from cloudtune.job import JobState
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a word of the service means: our state, one sentence, and the next step (empty = wait)."""
-
-    state: JobState
-    sentence: str
-    next_step: str = ""
-
-    @property
-    def message(self) -> str:
-        return f"{self.sentence}; {self.next_step}" if self.next_step else self.sentence
-
-
-_LOGS = "see its last lines with: cloudtune logs JOB"
-_COLLECT = "bring its checkpoints home with: cloudtune collect JOB"
+from cloudtune.providers.meaning import COLLECT, LOGS, Meaning
 
 STATUSES: Final[dict[str, Meaning]] = {
     "InProgress": Meaning(JobState.STARTING, "the job is under way"),
     "Completed": Meaning(JobState.SUCCEEDED, "the job has ended well", "bring the result home with: cloudtune collect JOB"),
-    "Failed": Meaning(JobState.FAILED, "the job has failed", _LOGS),
+    "Failed": Meaning(JobState.FAILED, "the job has failed", LOGS),
     "Stopping": Meaning(JobState.STOPPING, "the job is being stopped, which takes up to two minutes and an upload"),
-    "Stopped": Meaning(JobState.STOPPED, "the job was stopped", _COLLECT),
+    "Stopped": Meaning(JobState.STOPPED, "the job was stopped", COLLECT),
     "Deleting": Meaning(JobState.LOST, "the job is being deleted from the account", "launch it again if it is still wanted"),
 }
 
@@ -67,7 +50,7 @@ SECONDARY: Final[dict[str, Meaning]] = {
     ),
     "Restarting": Meaning(JobState.STARTING, "the service had a failure of its own and starts the job again from its checkpoint"),
     "Stopping": Meaning(JobState.STOPPING, "the job is being stopped"),
-    "Stopped": Meaning(JobState.STOPPED, "the job was stopped", _COLLECT),
+    "Stopped": Meaning(JobState.STOPPED, "the job was stopped", COLLECT),
     "MaxRuntimeExceeded": Meaning(
         JobState.STOPPED, "the job was stopped at its time limit, which follows from budget and max_hours",
         "bring its checkpoints home with: cloudtune collect JOB, or raise budget.max_usd or compute.max_hours and launch again",
@@ -76,7 +59,7 @@ SECONDARY: Final[dict[str, Meaning]] = {
         JobState.STOPPED, "spot machines did not come in time", "launch again with --set compute.purchase=on_demand, or later"
     ),
     "Completed": Meaning(JobState.SUCCEEDED, "the job has ended well"),
-    "Failed": Meaning(JobState.FAILED, "the job has failed", _LOGS),
+    "Failed": Meaning(JobState.FAILED, "the job has failed", LOGS),
 }  # fmt: skip
 
 _CAPACITY = "launch again later, in another region, or with other types in compute.aws.fallback_instances"
@@ -85,15 +68,15 @@ _ROLE = "may the execution role read it, and is it in the job's region? cloudtun
 FAILURES: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("CapacityError", "", "the machine type is sold out", _CAPACITY),
     ("InternalServerError", "", "the service failed on its side", "launch again; it is not the recipe's fault"),
-    ("AlgorithmError", "", "the trainer failed", _LOGS),
+    ("AlgorithmError", "", "the trainer failed", LOGS),
     ("ClientError", r"pull|image|manifest|ecr", "the image could not be fetched", f"check its name and registry; {_ROLE}"),
     ("ClientError", r"insufficient disk|no space", "the machine's disk is full", "raise compute.disk_gib or choose a larger machine"),
     ("ClientError", r"upload", "the result could not be uploaded", "may the execution role write to the bucket, and use its key?"),
     ("ClientError", r"assume|role|accessdenied|access denied|forbidden|not authorized", "the job may not do what it needs", _ROLE),
     ("ClientError", r"s3|data|download|object|prefix", "the data could not be fetched", _ROLE),
-    ("ClientError", "", "the service says that the request was at fault", _LOGS),
+    ("ClientError", "", "the service says that the request was at fault", LOGS),
     ("", r"pending time|maxpendingtime", "no machine came in time", _CAPACITY),
-    ("", "", "the job has failed for a reason that we do not know", _LOGS),
+    ("", "", "the job has failed for a reason that we do not know", LOGS),
 )
 PREFIXES: Final = ("AlgorithmError", "ClientError", "CapacityError", "InternalServerError")
 _SHOWN = 300  # letters of the service's own text

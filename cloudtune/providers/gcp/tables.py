@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from cloudtune.errors import (
@@ -24,23 +23,8 @@ from cloudtune.errors import (
     UnavailableError,
 )
 from cloudtune.job import JobState
+from cloudtune.providers.meaning import COLLECT, LOGS, Meaning
 
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a word of the service means: our state, one sentence, and the next step (empty = wait)."""
-
-    state: JobState
-    sentence: str
-    next_step: str = ""
-
-    @property
-    def message(self) -> str:
-        return f"{self.sentence}; {self.next_step}" if self.next_step else self.sentence
-
-
-_LOGS = "see its last lines with: cloudtune logs JOB"
-_COLLECT = "bring its checkpoints home with: cloudtune collect JOB"
 _QUOTA_PAGE = "console > IAM & Admin > Quotas, service aiplatform.googleapis.com"
 
 STATES: Final[dict[int, tuple[str, Meaning]]] = {
@@ -49,13 +33,13 @@ STATES: Final[dict[int, tuple[str, Meaning]]] = {
     2: ("JOB_STATE_PENDING", Meaning(JobState.STARTING, "machines are being prepared")),
     3: ("JOB_STATE_RUNNING", Meaning(JobState.RUNNING, "the job trains")),
     4: ("JOB_STATE_SUCCEEDED", Meaning(JobState.SUCCEEDED, "the job has ended well", "bring the result home with: cloudtune collect JOB")),
-    5: ("JOB_STATE_FAILED", Meaning(JobState.FAILED, "the job has failed", _LOGS)),
+    5: ("JOB_STATE_FAILED", Meaning(JobState.FAILED, "the job has failed", LOGS)),
     6: ("JOB_STATE_CANCELLING", Meaning(JobState.STOPPING, "the job is being stopped; its machines are billed until they are gone")),
-    7: ("JOB_STATE_CANCELLED", Meaning(JobState.STOPPED, "the job was stopped", _COLLECT)),
+    7: ("JOB_STATE_CANCELLED", Meaning(JobState.STOPPED, "the job was stopped", COLLECT)),
     8: ("JOB_STATE_PAUSED", Meaning(JobState.QUEUED, "the service has paused the job")),
-    9: ("JOB_STATE_EXPIRED", Meaning(JobState.STOPPED, "the job was ended at one of its time limits", _COLLECT)),
+    9: ("JOB_STATE_EXPIRED", Meaning(JobState.STOPPED, "the job was ended at one of its time limits", COLLECT)),
     10: ("JOB_STATE_UPDATING", Meaning(JobState.RUNNING, "the job is being changed while it runs")),
-    11: ("JOB_STATE_PARTIALLY_SUCCEEDED", Meaning(JobState.FAILED, "the job has ended with a part of its results", _COLLECT)),
+    11: ("JOB_STATE_PARTIALLY_SUCCEEDED", Meaning(JobState.FAILED, "the job has ended with a part of its results", COLLECT)),
 }
 _BY_NAME: Final = dict(STATES.values())
 LONG_WAIT_SECONDS: Final = 1_800
@@ -105,7 +89,7 @@ FAILURES: Final[tuple[tuple[str, str, str], ...]] = (
      "the Vertex AI service agent pulls it, not the job's account: give it roles/artifactregistry.reader on the repository"),
     (r"service account|actas|permission|denied", "the job may not do what it needs", "see: cloudtune doctor --provider gcp"),
     (r"137|out.of.memory|oom", "the trainer was killed, usually for want of memory", "choose a larger machine or a smaller batch"),
-    (r"non-?zero (exit )?status|exited with", "the trainer failed", _LOGS),
+    (r"non-?zero (exit )?status|exited with", "the trainer failed", LOGS),
     (r"internal error", "the service failed on its side", "launch again; it is not the recipe's fault"),
 )  # fmt: skip
 
