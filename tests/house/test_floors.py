@@ -20,7 +20,7 @@ FLOORS = {
 
 EDGES = {"providers", "stores", "sources", "ledger"}
 # Capabilities and registries of providers are shared by all of them.
-SHARED_BY_PROVIDERS = {f"cloudtune.providers.{name}" for name in ("base", "checks", "progress", "registry", "scripted")}
+SHARED_BY_PROVIDERS = {f"cloudtune.providers.{name}" for name in ("base", "checks", "meaning", "progress", "registry", "scripted")}
 HEAVY = {
     "torch",
     "transformers",
