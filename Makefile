@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# Tests of one file share a worker, as they share what is slow to make.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-full lint format types bench env-train env-dev clean
@@ -19,10 +21,10 @@ demo: env-train
 	env -u OMP_NUM_THREADS $(BIN)/cloudtune launch recipes/quickstart.yaml --provider local --yes
 
 test: env-dev
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest $(WORKERS) -m "not full"
 
 test-full: env-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 lint: env-dev
 	$(BIN)/ruff check .

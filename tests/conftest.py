@@ -20,6 +20,29 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+SLOW_FIRST = ("containers", "e2e", "trainer", "colab", "standins", "contract", "house", "unit")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several workers (``make test``): a file's tests stay together, as they share fixtures; so do all that share the one engine.
+
+    The slow folders come first, so that no worker is left with a long one at the end.
+    """
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        engine = "engine" in getattr(item, "fixturenames", ()) or item.get_closest_marker("engine") is not None
+        item.add_marker(pytest.mark.xdist_group("engine" if engine else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: (folder_rank(item), item.nodeid.partition("::")[0]))
+
+
+def folder_rank(item: pytest.Item) -> int:
+    """Where the item's folder stands in SLOW_FIRST."""
+    folder = item.nodeid.split("/")[1]
+    return SLOW_FIRST.index(folder) if folder in SLOW_FIRST else len(SLOW_FIRST)
+
+
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for the whole run, so that the small base model is trained once; xdist workers share it."""
