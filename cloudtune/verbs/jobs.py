@@ -63,6 +63,8 @@ def find_job(text: str, session: Session, *, settle: bool = True) -> JobView:
     found = _named(text, session.ledger)
     if len(found) == 1:
         return found[0]
+    if not found and text == "last":
+        raise UsageError("there are no jobs yet", code="no-such-job", hint="start one with: cloudtune launch RECIPE")
     if not found:
         raise UsageError(f"no job is called {text!r}", code="no-such-job", hint="list the jobs with: cloudtune ps --all")
     names = ", ".join(view.id for view in found[-2:])

@@ -23,7 +23,7 @@ TIMEOUT: Final = (5.0, 30.0)
 WAITS: Final = (0.3, 1.0, 3.0)
 LOGIN: Final = "LOGIN"
 CORRUPT: Final = "CORRUPT"
-LOGIN_HINT: Final = "log in again (gcloud auth application-default login) and run the command again; the job itself goes on"
+LOGIN_HINT: Final = "log in again (gcloud auth application-default login) and run the command again; a job that was started goes on"
 _NAMES: Final[Mapping[int, str]] = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED",
     409: "ABORTED", 412: "FAILED_PRECONDITION", 416: "OUT_OF_RANGE", 429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 500: "INTERNAL",

@@ -29,6 +29,7 @@ CASES = {
     "override of a wrong type": (["validate", str(QUICKSTART), "--set", "training.epochs=often"], 2, "training.epochs"),
     "bad name": (["init", "Not A Name"], 2, "lower-case letters"),
     "unknown job": (["logs", "nope"], 2, "cloudtune ps"),
+    "last of no jobs": (["logs", "last"], 2, "there are no jobs yet"),
     "notebook in a folder": (["render", str(QUICKSTART), "--target", "colab", "-o", "none/run.ipynb"], 2, "cannot be written"),
     "nothing fits": (["plan", str(QUICKSTART), "--provider", "local", "--set", "compute.max_hours=0.000001"], 3, ""),
 }

@@ -123,7 +123,7 @@ def _failure(reason: str) -> Meaning:
     raise AssertionError("the last row of FAILURES matches everything")
 
 
-_LOGIN = "log in again (aws sso login, or new keys) and run the command again; the job itself goes on"
+_LOGIN = "log in again (aws sso login, or new keys) and run the command again; a job that was started goes on"
 _REFUSED = "ask for the permission that the sentence names; the role and the user need it on this resource"
 _Maker = Callable[..., CloudtuneError]
 

@@ -108,7 +108,7 @@ def _failure(known: Meaning, code: int, text: str) -> Meaning:
     return Meaning(JobState.FAILED, f"{known.sentence}: {said}" if said else known.sentence, known.next_step)
 
 
-_LOGIN = "log in again (gcloud auth application-default login) and run the command again; the job itself goes on"
+_LOGIN = "log in again (gcloud auth application-default login) and run the command again; a job that was started goes on"
 _REFUSED = "ask for the permission that the sentence names; roles are printed by: cloudtune doctor --provider gcp --print-policy"
 _AGAIN = "wait a moment; it is tried again by itself"
 _Maker = Callable[..., CloudtuneError]
