@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,8 @@ ENOUGH = Limits(memory_bytes=3 << 30, network="none")
 
 
 def in_container(engine: Engine, image: str, folder: Path, contract: Contract, base: Path, **changes: object) -> Finished:
-    spec = with_cache(job_container(contract, image, folder, f"quickstart-{contract}", ENOUGH), base)
+    launch_id = f"quickstart-{uuid.uuid4().hex[:8]}"  # an engine may keep a removed container's name for a moment
+    spec = with_cache(job_container(contract, image, folder, launch_id, ENOUGH), base)
     return ContainerRunner(engine.connection).run(replace(spec, **changes), seconds=LONGEST_SECONDS)
 
 

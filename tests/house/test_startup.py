@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.source import ROOT
+from tests.interpreter import loaded_roots
 
 HEAVY = ("torch", "transformers", "boto3", "botocore", "sagemaker", "google", "grpc", "pandas", "numpy", "datasets", "huggingface_hub")
 
@@ -21,8 +22,7 @@ sys.addaudithook(lambda event, arguments: doors.append(event) if event in ("sock
 from cloudtune.cli.main import main
 code = main(sys.argv[1:])
 sys.stdout.flush()
-loaded = sorted({name.split(".")[0] for name in sys.modules})
-sys.stderr.write("\\nLOADED " + json.dumps({"code": code, "roots": loaded, "all": sorted(sys.modules), "doors": doors}))
+sys.stderr.write("\\nLOADED " + json.dumps({"code": code, "all": sorted(sys.modules), "doors": doors}))
 """
 
 
@@ -35,7 +35,7 @@ def loaded_by(arguments: list[str], folder: Path) -> dict[str, list[str]]:
     assert report, ran.stderr
     answer: dict[str, list[str]] = json.loads(report)
     assert answer["code"] == 0, ran.stderr
-    return answer
+    return {**answer, "roots": sorted(loaded_roots(answer["all"]))}
 
 
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
