@@ -47,8 +47,9 @@ def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progre
     with held(launching_lock(session, chosen), session.clock, _PATIENCE_SECONDS) as lock:
         if lock is None:
             raise UsageError(f"{chosen} is being launched by another process", code="launching", hint="see it with: cloudtune ps")
+        known = _known(chosen, plan, session)  # again: another process may have launched or resumed it while we waited
         if known is not None:
-            return _resume(known, session)
+            return _resume(known, session) if _can_resume(known) else known
         return _launch(plan, chosen, session, progress or (lambda _: None))
 
 

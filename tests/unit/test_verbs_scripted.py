@@ -8,8 +8,8 @@ import pytest
 
 from cloudtune.clock import VirtualClock
 from cloudtune.errors import AuthError, RejectedError, UnavailableError, UsageError
-from cloudtune.filelock import held
-from cloudtune.job import JobState, LaunchId, Progress
+from cloudtune.filelock import FileLock, held
+from cloudtune.job import JobRef, JobState, LaunchId, Progress
 from cloudtune.ledger.ledger import Launch
 from cloudtune.providers import registry
 from cloudtune.providers.scripted import ORDINARY, Fault, Scene, ScriptedJobs, ScriptedState
@@ -116,6 +116,35 @@ def test_a_launcher_at_work_is_left_alone(stage):
         with pytest.raises(UsageError, match="being launched by another process"):
             it.launch()
     assert reconcile(it.session).abandoned == ("bot-abc",)
+
+
+@pytest.mark.parametrize("first_one", ["succeeds", "gives up"])
+def test_a_second_launcher_of_the_same_id_sees_what_the_first_one_did(stage, monkeypatch, first_one):
+    """It waited for the lock with what it knew before; what the first one left behind counts."""
+    it = stage()
+    job = LaunchId("bot-abc")
+    first = FileLock.try_acquire(launching_lock(it.session, job))
+    assert first is not None
+    sleep = it.clock.sleep
+
+    def meanwhile(seconds):
+        sleep(seconds)
+        if first.fd < 0:
+            return
+        it.session.ledger.intend(Launch(job, "scripted", "bot", it.plan.model_dump_json(), ""))
+        if first_one == "succeeds":
+            it.session.ledger.confirm(job, JobRef("scripted", "here", job))
+        else:
+            it.session.ledger.append(job, "abandoned", {"message": "no"}, key="abandoned")
+        first.remove()
+
+    monkeypatch.setattr(it.clock, "sleep", meanwhile)
+    if first_one == "succeeds":
+        assert it.launch().ref == JobRef("scripted", "here", job)
+    else:
+        with pytest.raises(UsageError, match="given up"):
+            it.launch()
+    assert "submit" not in it.jobs.calls
 
 
 def test_a_job_that_did_arrive_is_confirmed(stage):
