@@ -29,14 +29,13 @@ class PlaceSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """``module`` has ``connect(settings, clock) -> Place``; empty while this version cannot run there. ``extra``: what pip installs.
+    """``module`` has ``connect(settings, clock) -> Place``. ``extra``: what pip installs.
 
-    ``request``: module with ``request_builder(settings)``, where requests can be made before jobs can be run, or without the extra.
+    ``request``: module with ``request_builder(settings)``, where requests can be made without the extra.
     """
 
     module: str
     extra: str = ""
-    hint: str = ""
     request: str = ""
 
 
@@ -48,12 +47,10 @@ PROVIDERS: dict[str, Entry] = {
 
 
 def connect(name: str, settings: PlaceSettings, clock: Clock) -> Place:
-    """The place called ``name``. Raises UsageError for an unknown one and for one that this version cannot run on."""
+    """The place called ``name``. Raises UsageError for an unknown one and for one whose packages are missing."""
     entry = PROVIDERS.get(name)
     if entry is None:
         raise UsageError(f"there is no provider {name!r}", hint=f"choose one of: {', '.join(PROVIDERS)}")
-    if not entry.module:
-        raise UsageError(f"this version runs jobs on this machine only, not on {name}", code="provider-not-yet", hint=entry.hint)
     try:
         open_place: Callable[[PlaceSettings, Clock], Place] = import_module(entry.module).connect
     except ModuleNotFoundError as error:

@@ -107,10 +107,10 @@ def _sweep(session: Session) -> None:
 
 def _adopt(session: Session, problems: list[CloudtuneError]) -> list[LaunchId]:
     refs: list[JobRef] = []
-    for name, entry in PROVIDERS.items():
+    for name in PROVIDERS:
         try:
-            place = session.place(name) if entry.module else None
-            refs += place.inventory.inventory() if place and place.inventory else ()
+            place = session.place(name)
+            refs += place.inventory.inventory() if place.inventory else ()
         except CloudtuneError as error:
             if error.code != "extra-missing":  # a place that is not installed has no jobs of this home
                 problems.append(error)

@@ -11,7 +11,6 @@ from cloudtune.errors import AuthError, RejectedError, UnavailableError, UsageEr
 from cloudtune.filelock import FileLock, held
 from cloudtune.job import JobRef, JobState, LaunchId, Progress
 from cloudtune.ledger.ledger import Launch
-from cloudtune.providers import registry
 from cloudtune.providers.scripted import ORDINARY, Fault, Scene, ScriptedJobs, ScriptedState
 from cloudtune.verbs.cost import cost
 from cloudtune.verbs.jobs import failure, ps, status
@@ -322,16 +321,6 @@ def test_ps_shows_the_open_and_the_newest(stage):
     assert len(ps(it.session, all=True)) == 30
     recent = ps(it.session)
     assert [view.id for view in recent] == [f"bot-{number:02d}" for number in range(10, 30)]
-
-
-@pytest.mark.parametrize("name", ["aws", "gcp"])
-def test_a_cloud_that_this_version_cannot_run_on_says_so(stage, name):
-    if registry.PROVIDERS[name].module:
-        pytest.skip(f"{name} has arrived")
-    with pytest.raises(UsageError) as caught:
-        stage().session.place(name)
-    assert "this machine only" in caught.value.what
-    assert f"plan --provider {name}" in caught.value.hint
 
 
 def test_an_unknown_provider_lists_the_known(stage):
