@@ -128,7 +128,17 @@ def install(venv: Path, extra: str) -> bool:
         say("the tested versions cannot all be had here; letting pip choose, which can take ten minutes")
         if not pip(venv, *project, quiet=True):
             return False
+    drop_namespace_hooks(venv)
     return byte_compile(venv)
+
+
+def drop_namespace_hooks(venv: Path) -> None:
+    """Remove files that put a namespace (``google``) into every process of this environment, asked for or not.
+
+    They are for Pythons older than 3.3; ours finds namespaces without them (PEP 420).
+    """
+    for hook in venv.glob("lib/python*/site-packages/*-nspkg.pth"):
+        hook.unlink()
 
 
 def byte_compile(venv: Path) -> bool:

@@ -70,3 +70,12 @@ def test_the_makefile_and_ci_use_the_tool() -> None:
     assert ci.stat().st_mode & 0o111
     for part in ("lint", "types", "test"):
         assert part in ci.read_text()
+
+
+def test_no_namespace_is_put_into_every_process(tmp_path: Path) -> None:
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    site.mkdir(parents=True)
+    for name in ("google_cloud_aiplatform-2.7.0-py3.12-nspkg.pth", "distutils-precedence.pth"):
+        (site / name).write_text("import sys")
+    setup_env.drop_namespace_hooks(tmp_path)
+    assert [path.name for path in site.iterdir()] == ["distutils-precedence.pth"]
