@@ -15,7 +15,7 @@ from cloudtune.planning.advice import advise, halving
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.choose import Manner, Option, Weighing, summary_of, weigh
 from cloudtune.planning.plan import Advice, Candidate, Chosen, DataStats, Plan, Rejected
-from cloudtune.planning.promises import refuse_undone, without_effect
+from cloudtune.planning.promises import out_of_reach, refuse_undone, without_effect
 from cloudtune.planning.reckoner import device_of, fits
 from cloudtune.planning.resolve import decisions, resolve
 from cloudtune.planning.ways import Rates
@@ -181,6 +181,8 @@ def _runs(weighing: Weighing, option: Option, best: Option) -> bool:
 def _warnings(question: Question, offer: Offer, longest: float, limit: int | None) -> tuple[str, ...]:
     """``longest``: the upper end of the time in seconds; ``limit``: when the server ends the job."""
     said = list(without_effect(question.recipe))
+    if (away := out_of_reach(question.recipe, offer.provider)) is not None:
+        said.append(f"it cannot be launched: {away}")
     if limit is not None and longest > limit:
         said.append(f"the job is ended after {spell(limit)} by budget or max_hours, and may take up to {spell(longest)}")
     if offer.usd_per_hour is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloudtune import cost
 from cloudtune.offers.offer import Offer, unsupported
-from cloudtune.planning.promises import missing_in_images
+from cloudtune.planning.promises import missing_in_images, out_of_reach
 from cloudtune.planning.ways import Timing, Way, without_checkpoints
 from cloudtune.recipe.spec import QloraMethod, Recipe
 from cloudtune.units import duration as spell
@@ -39,7 +39,10 @@ def _needs(recipe: Recipe) -> tuple[str, ...]:
 
 
 def beyond_limits(timing: Timing, offer: Offer, way: Way, *, named_provider: bool) -> str | None:
-    """Why budget, max_hours, missing checkpoints or patience rule a way out, in one sentence."""
+    """Why budget, max_hours, missing checkpoints, data elsewhere or patience rule a way out, in one sentence.
+
+    Data of another cloud rules nothing out where the provider is named: a plan compares prices, and only a launch needs the data.
+    """
     recipe = timing.recipe
     if recipe.budget.max_usd is not None and (reason := _over_budget(timing, offer, way, recipe.budget.max_usd)) is not None:
         return reason
@@ -47,6 +50,8 @@ def beyond_limits(timing: Timing, offer: Offer, way: Way, *, named_provider: boo
         return f"would take about {spell(way.seconds.expected)}, max_hours is {recipe.compute.max_hours:g}"
     if offer.purchase == "spot" and without_checkpoints(timing, way):
         return f"spot needs checkpoints, and save_steps {recipe.training.save_steps} is not reached in {timing.amount.steps} steps"
+    if not named_provider and (reason := out_of_reach(recipe, offer.provider)) is not None:
+        return reason
     if offer.gpu_count == 0 and not named_provider and way.hours > SLOWEST_USEFUL_HOURS:
         return f"would take about {spell(way.seconds.expected)} without a GPU; choose it with --provider local"
     return None

@@ -1,9 +1,9 @@
-"""What a valid recipe may ask for and this release's trainer or images do not do, said before anybody pays. Pure."""
+"""What a valid recipe may ask for and this release's trainer, images or places do not do, said before anybody pays. Pure."""
 
 from __future__ import annotations
 
 from cloudtune.errors import UsageError
-from cloudtune.recipe.locations import is_local_file, is_local_model
+from cloudtune.recipe.locations import is_local_file, is_local_model, is_remote
 from cloudtune.recipe.spec import DataSource, Recipe
 
 # containers/requirements/cuda.txt; tests/unit/test_promises.py compares
@@ -31,6 +31,25 @@ def missing_in_images(recipe: Recipe, provider: str) -> str | None:
     if missing := sorted(set(recipe.tracking.report_to) - TRACKERS_IN_IMAGES):
         return f"tracking.report_to {missing[0]} is not in this release's images; tensorboard is"
     return None
+
+
+_OWN_BUCKETS = {"aws": "s3://", "gcp": "gs://", "local": None}
+_OWNERS = {"s3://": "Amazon's", "gs://": "Google's"}
+
+
+def out_of_reach(recipe: Recipe, provider: str) -> str | None:
+    """Why a job of ``provider`` cannot read the recipe's data or base model, in one sentence with the way out."""
+    if provider not in _OWN_BUCKETS:
+        return None
+    own = _OWN_BUCKETS[provider]
+    held_out = recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()
+    paths = (recipe.model.base, *(source.path for source in (*recipe.data.train, *held_out)))
+    away = next((path for path in paths if is_remote(path) and not (own and path.startswith(own))), None)
+    if away is None:
+        return None
+    if own is None:
+        return f"{away} is in a bucket, which a job on this machine does not read; download it"
+    return f"{away} is {_OWNERS[away[:5]]}, which a job on {provider} does not read; copy it to {own} or to this machine"
 
 
 def without_effect(recipe: Recipe) -> tuple[str, ...]:

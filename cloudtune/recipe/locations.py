@@ -6,12 +6,18 @@ import re
 from pathlib import PurePosixPath
 
 _REMOTE = re.compile(r"^(s3|gs)://")
+_IN_BUCKET = re.compile(r"^(s3|gs)://[^/]+/.*[^/]$")
 _FILE_ENDINGS = frozenset({".jsonl", ".json", ".csv", ".parquet", ".txt"})
 
 
 def is_remote(path: str) -> bool:
     """Whether ``path`` is an s3:// or gs:// URI."""
     return bool(_REMOTE.match(path))
+
+
+def is_file_in_bucket(path: str) -> bool:
+    """Whether ``path`` is the address of one data file in a bucket, of a kind that the trainer reads."""
+    return bool(_IN_BUCKET.match(path)) and PurePosixPath(path).suffix.lower() in _FILE_ENDINGS
 
 
 def is_local_file(path: str) -> bool:

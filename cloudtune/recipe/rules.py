@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cloudtune.errors import Fault
-from cloudtune.recipe.locations import is_builtin, is_local_file, is_local_model, is_remote
+from cloudtune.recipe.locations import is_builtin, is_file_in_bucket, is_local_file, is_local_model, is_remote
 from cloudtune.recipe.paths import show_key
 from cloudtune.recipe.quickstart import QUICKSTART_BASE
 from cloudtune.recipe.rows import REQUIRED_FIELDS, known_fields
@@ -192,10 +192,15 @@ def _model_name(given: Mapping[str, Any]) -> Iterator[Fault]:
 def _sources(given: Mapping[str, Any]) -> Iterator[Fault]:
     for at, source in _each_source(given):
         path = source.get("path")
-        if not isinstance(path, str) or not path or not path.isprintable() or is_remote(path):
+        if not isinstance(path, str) or not path or not path.isprintable() or is_file_in_bucket(path):
             continue
         scheme = _SCHEME.match(path)
-        if scheme:
+        if is_remote(path):
+            hint = "name each file, ending in .jsonl, .json, .csv, .parquet or .txt"
+            yield _fault(
+                f"{at}.path", "data in a bucket is one file, and this is none", hint, "an address like s3://bucket/folder/rows.jsonl"
+            )
+        elif scheme:
             hint = "download it and give the file, or copy it to a bucket"
             yield _fault(f"{at}.path", f"{scheme.group(1)}:// is not read", hint, "a local file, s3://, gs:// or a hub data set id")
         elif _WINDOWS.match(path):

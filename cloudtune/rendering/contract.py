@@ -38,11 +38,15 @@ class Limits:
     network: Network = "none"
 
 
-def needs_network(recipe: Recipe) -> bool:
-    """Whether a job on this machine has to reach a hub, a bucket or a tracker; otherwise it gets no network at all."""
+def needs_network(recipe: Recipe, *, brought: str | None = None) -> bool:
+    """Whether a job has to reach a hub, a bucket or a tracker from inside; otherwise it gets no network at all.
+
+    ``brought``: what the addresses begin with that the place itself brings into the job.
+    """
     held_out = recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()
-    model_here = is_builtin(recipe.model.base) or is_local_model(recipe.model.base)
-    data_here = all(is_local_file(source.path) for source in (*recipe.data.train, *held_out))
+    base, starts = recipe.model.base, (brought,) if brought else ()
+    model_here = is_builtin(base) or is_local_model(base) or base.startswith(starts)
+    data_here = all(is_local_file(source.path) or source.path.startswith(starts) for source in (*recipe.data.train, *held_out))
     trackers = any(name != "tensorboard" for name in recipe.tracking.report_to)
     return not (model_here and data_here) or trackers or recipe.output.push_to_hub is not None
 

@@ -14,6 +14,8 @@ from cloudtune.recipe.rules import TEMPLATE_ENDINGS
 from cloudtune.recipe.spec import DataSource, Recipe
 
 MODEL_CHANNEL = "model"
+BROUGHT = {"aws": "s3://"}
+"""What the addresses begin with that a provider itself brings into the job, each as a channel of its own."""
 TEMPLATE_NAME = "chat_template.jinja"
 _PLAIN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -26,10 +28,34 @@ class LocalInput:
     source: Path
 
 
-def _channel_path(kind: str, index: int, source: DataSource) -> str:
+@dataclass(frozen=True, slots=True)
+class BucketInput:
+    """Data or a base model in a bucket of the user's that the provider brings: ``channel`` as of ``LocalInput``, and its address.
+
+    The first part of ``channel`` is the provider's channel; a file keeps its name in the bucket, since the provider gives it that.
+    """
+
+    channel: str
+    uri: str
+
+
+def is_brought(path: str, provider: str) -> bool:
+    """Whether ``provider`` itself brings what is at ``path`` into its jobs."""
+    return provider in BROUGHT and path.startswith(BROUGHT[provider])
+
+
+def _channel_path(kind: str, index: int, source: DataSource, provider: str) -> str:
+    if is_brought(source.path, provider):
+        return f"{kind}-{index}/{source.path.rpartition('/')[2]}"
     if not is_local_file(source.path):
         return source.path
     return f"{kind}/{index}-{_PLAIN_NAME.sub('-', PurePosixPath(source.path).name)}"
+
+
+def _sources(recipe: Recipe) -> tuple[tuple[str, int, DataSource], ...]:
+    """(train or eval, number, source) of every source, in the order of the recipe."""
+    parts = (("train", recipe.data.train), ("eval", _eval_sources(recipe)))
+    return tuple((kind, index, source) for kind, sources in parts for index, source in enumerate(sources))
 
 
 def _eval_sources(recipe: Recipe) -> tuple[DataSource, ...]:
@@ -40,14 +66,24 @@ def local_inputs(plan: Plan) -> tuple[LocalInput, ...]:
     """Every local file and folder that the job needs, in the order of the recipe."""
     base = Path(plan.recipe_dir)
     found = [
-        LocalInput(_channel_path(kind, index, source), base / Path(source.path).expanduser())
-        for kind, sources in (("train", plan.recipe.data.train), ("eval", _eval_sources(plan.recipe)))
-        for index, source in enumerate(sources)
+        LocalInput(_channel_path(kind, index, source, plan.chosen.provider), base / Path(source.path).expanduser())
+        for kind, index, source in _sources(plan.recipe)
         if is_local_file(source.path)
     ]
     if is_local_model(plan.recipe.model.base):
         found.append(LocalInput(MODEL_CHANNEL, base / Path(plan.recipe.model.base).expanduser()))
     return tuple(found)
+
+
+def bucket_inputs(plan: Plan) -> tuple[BucketInput, ...]:
+    """Everything that the plan's provider brings from a bucket of the user's, in the order of the recipe."""
+    provider, base = plan.chosen.provider, plan.recipe.model.base
+    found = [
+        BucketInput(_channel_path(kind, index, source, provider), source.path)
+        for kind, index, source in _sources(plan.recipe)
+        if is_brought(source.path, provider)
+    ]
+    return (*found, BucketInput(MODEL_CHANNEL, base)) if is_brought(base, provider) else tuple(found)
 
 
 def template_file(plan: Plan) -> Path | None:
@@ -58,15 +94,16 @@ def template_file(plan: Plan) -> Path | None:
 
 def job_file(plan: Plan, digests: Mapping[str, str]) -> JobFile:
     """The trainer's orders. ``digests``: channel path → sha256 of the local data files."""
-    recipe = plan.resolved
-    train = _channels("train", recipe.data.train, digests)
-    evaluation = _channels("eval", _eval_sources(recipe), digests)
+    recipe, provider = plan.resolved, plan.chosen.provider
+    train = _channels("train", recipe.data.train, digests, provider)
+    evaluation = _channels("eval", _eval_sources(recipe), digests, provider)
+    model_here = is_local_model(recipe.model.base) or is_brought(recipe.model.base, provider)
     return JobFile(
         cloudtune_version=plan.cloudtune_version,
-        recipe=_without_machine(recipe, train, evaluation),
+        recipe=_without_machine(recipe, train, evaluation, model_here=model_here),
         layout=plan.layout,
         device="cuda" if plan.layout.gpus else "cpu",
-        model_path=MODEL_CHANNEL if is_local_model(recipe.model.base) else None,
+        model_path=MODEL_CHANNEL if model_here else None,
         train=train,
         eval=evaluation,
         predicted_peak_bytes=plan.memory.peak_bytes,
@@ -74,21 +111,21 @@ def job_file(plan: Plan, digests: Mapping[str, str]) -> JobFile:
     )
 
 
-def _channels(kind: str, sources: tuple[DataSource, ...], digests: Mapping[str, str]) -> tuple[Channel, ...]:
-    paths = [_channel_path(kind, index, source) for index, source in enumerate(sources)]
+def _channels(kind: str, sources: tuple[DataSource, ...], digests: Mapping[str, str], provider: str) -> tuple[Channel, ...]:
+    paths = [_channel_path(kind, index, source, provider) for index, source in enumerate(sources)]
     return tuple(
         Channel(path=path, source=source.model_copy(update={"path": path}), sha256=digests.get(path))
         for path, source in zip(paths, sources, strict=True)
     )
 
 
-def _without_machine(recipe: Recipe, train: tuple[Channel, ...], evaluation: tuple[Channel, ...]) -> Recipe:
+def _without_machine(recipe: Recipe, train: tuple[Channel, ...], evaluation: tuple[Channel, ...], *, model_here: bool) -> Recipe:
     """The recipe with in-job paths, so that two users' equal jobs have equal bytes."""
     data = {"train": tuple(channel.source for channel in train)}
     if evaluation:
         data["eval"] = tuple(channel.source for channel in evaluation)
     template = TEMPLATE_NAME if recipe.data.chat_template.endswith(TEMPLATE_ENDINGS) else recipe.data.chat_template
-    model = {"config": None, **({"base": MODEL_CHANNEL} if is_local_model(recipe.model.base) else {})}
+    model = {"config": None, **({"base": MODEL_CHANNEL} if model_here else {})}
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={**data, "chat_template": template}),

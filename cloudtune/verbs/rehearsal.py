@@ -22,7 +22,7 @@ from cloudtune.recipe.locations import is_builtin, is_local_model
 from cloudtune.recipe.quickstart import QUICKSTART_CONFIG
 from cloudtune.recipe.resolved import JobFile
 from cloudtune.rendering.contract import INTERRUPTED, Contract, Limits, job_container, tool_container
-from cloudtune.rendering.jobfile import local_inputs, template_file
+from cloudtune.rendering.jobfile import bucket_inputs, local_inputs, template_file
 from cloudtune.rendering.shrink import shrunk_config
 from cloudtune.verbs.render import render
 
@@ -79,6 +79,7 @@ class Rehearsal:
     def places(self) -> dict[str, str]:
         """A channel's path inside the job → the user's own path, as the recipe means it."""
         found = {item.channel: _shown(item.source) for item in local_inputs(self.plan)}
+        found |= {item.channel: item.uri for item in bucket_inputs(self.plan)}
         template = template_file(self.plan)
         return {**found, "job/chat_template.jinja": _shown(template)} if template else found
 
@@ -312,7 +313,8 @@ def _unproved(run: Rehearsal) -> Iterator[str]:
         yield f"the secrets {', '.join(sorted(recipe.secrets))}: none was read"
     found = run.examination
     if found and found.out_of_reach:
-        yield f"the data {', '.join(found.out_of_reach)}: not a file here, so made-up rows of its format stood in; try a local sample"
+        away = ", ".join(run.places().get(path, path) for path in found.out_of_reach)
+        yield f"the data {away}: not a file here, so made-up rows of its format stood in; try a local sample"
     if found and found.tokenized_rows < found.rows:
         yield f"{found.rows - found.tokenized_rows:,} of {found.rows:,} rows: their text was looked at, they were not tokenised"
     if found and found.longest_tokens > MOST_TOKENS:

@@ -16,6 +16,7 @@ from cloudtune.recipe.locations import is_builtin
 from cloudtune.recipe.resolved import JobFile
 from cloudtune.recipe.spec import DataSource
 from cloudtune.rendering.contract import Limits, contract_of
+from cloudtune.rendering.jobfile import bucket_inputs
 from cloudtune.verbs.rehearsal import Rehearsal, proofs_of
 from cloudtune.verbs.render import render
 
@@ -44,7 +45,7 @@ class Small:
 
 def make_small(plan: Plan, *, session: Session, runner: Runner, image: str, folder: Path, say: Say) -> Small:
     """Shrink ``plan``. Raises Shortfall when data or model cannot be prepared, StagingError when a file cannot be read."""
-    if is_builtin(plan.recipe.model.base):
+    if is_builtin(plan.recipe.model.base) and not bucket_inputs(plan):  # rows of a bucket are replaced in the other way only
         small = _with_evaluation(_on_one_machine(plan))
         return Small(small, _orders(small), f"{plan.recipe.model.base} as it is, {plan.steps} steps on the CPU")
     limits = Limits(memory_bytes=None, cpus=None)

@@ -154,6 +154,82 @@ def test_a_secret_that_is_missing_is_said_and_its_value_is_never_asked_for(world
     assert world.cloud.faults.calls["GetSecretValue"] == 0
 
 
+class TheirBucket:
+    """A bucket of the user's own with data and a model, and plans that read them."""
+
+    def __init__(self, world):
+        self.world = world
+        self.client = world.regions.login("us-east-1").client("s3")
+        self.client.create_bucket(Bucket="theirs")
+        self.put("rows/a.jsonl", "tiny/config.json", "tiny/model.safetensors")
+
+    def put(self, *keys):
+        for key in keys:
+            self.client.put_object(Bucket="theirs", Key=key, Body=b"{}")
+
+    def codes(self, data="s3://theirs/rows/a.jsonl", base="s3://theirs/tiny"):
+        return codes(self.world, aws_builders.aws_plan(self.world.folder, data=data, model={"base": base}))
+
+
+@pytest.fixture
+def theirs(world):
+    bucket = TheirBucket(world)
+    yield bucket
+    world.cloud.faults.clear()
+    for item in bucket.client.list_objects_v2(Bucket="theirs").get("Contents", ()):
+        bucket.client.delete_object(Bucket="theirs", Key=item["Key"])
+    bucket.client.delete_bucket(Bucket="theirs")
+
+
+def test_data_and_a_model_in_s3_that_are_there(theirs):
+    assert theirs.codes() == []
+    assert theirs.codes(base="s3://theirs/tiny/") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"data": "s3://theirs/rows/b.jsonl"}, "data-missing"),
+        ({"data": "s3://nobody-has-this/rows.jsonl"}, "no-bucket"),
+        ({"base": "s3://theirs/other"}, "model-missing"),
+        ({"base": "s3://theirs/tin"}, "model-missing"),
+    ],
+)
+def test_data_and_a_model_in_s3_that_are_not(theirs, changes, code):
+    assert theirs.codes(**changes) == [code]
+
+
+def test_a_model_without_weights(theirs):
+    theirs.client.delete_object(Bucket="theirs", Key="tiny/model.safetensors")
+    assert theirs.codes() == ["model-missing"]
+
+
+def test_data_of_another_region_is_refused_with_both_ways_out(world):
+    client = world.regions.login("eu-west-1").client("s3")
+    client.create_bucket(Bucket="their-far-away", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    plan = aws_builders.aws_plan(world.folder, data="s3://their-far-away/rows.jsonl")
+    (problem,) = AwsPreflight(world.regions, world.settings).check(plan)
+    assert problem.code == "bucket-region"
+    assert "compute.regions=[eu-west-1]" in problem.hint
+    assert "aws s3 cp" in problem.hint
+
+
+@pytest.mark.parametrize("action", ["s3:GetObject", "s3:ListBucket"])
+def test_a_role_that_may_not_read_the_data(theirs, world, action):
+    world.cloud.faults.clear()  # the stand-in's own simulator answers
+    world.cloud.account.denied.add(action)
+    try:
+        assert theirs.codes(base="builtin:quickstart") == ["role-denied"]
+    finally:
+        world.cloud.account.denied.clear()
+
+
+@pytest.mark.parametrize("operation", ["HeadObject", "ListObjectsV2"])
+def test_a_login_that_may_not_look_at_the_data_leaves_it_to_the_role(theirs, world, operation):
+    world.cloud.faults.add(operation, "access_denied", None)
+    assert theirs.codes() == []
+
+
 @pytest.mark.parametrize("operation", ["GetRole", "HeadBucket", "ListServiceQuotas", "DescribeImages"])
 def test_what_may_not_be_asked_is_a_note(world, operation):
     world.cloud.faults.add(operation, "access_denied", None)

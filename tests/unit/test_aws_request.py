@@ -17,8 +17,11 @@ from cloudtune.providers.aws.limits import violations
 from cloudtune.providers.aws.request import METRICS, build_request
 from cloudtune.providers.base import Staged
 from cloudtune.recipe.load import load_file
+from cloudtune.recipe.spec import Recipe
+from cloudtune.rendering.jobfile import job_file
 from cloudtune.session import Session
 from cloudtune.settings import Settings
+from cloudtune.verbs.launch import launch
 from cloudtune.verbs.plan import gather
 from cloudtune_trainer.report import _line
 from tests.unit.aws_builders import DIGEST, Account, aws_plan, body_of, candidate
@@ -143,6 +146,43 @@ def test_staged_places_and_an_image_of_ours(tmp_path):
     assert channels(body) == {"job": "s3://b/j/", "train": "s3://b/t/"}
     assert body["AlgorithmSpecification"]["TrainingImage"] == image
     assert body["AlgorithmSpecification"]["ContainerArguments"] == ["train"]
+
+
+def with_data(plan, train, evaluation=None, **model):
+    """The plan with other data and model, as a recipe would have said it."""
+    parts = {"train": [{"path": path, "format": "completion"} for path in train]}
+    if evaluation:
+        parts["eval"] = [{"path": path, "format": "completion"} for path in evaluation]
+    body = {**plan.recipe.model_dump(mode="json", exclude_unset=True), "data": parts, **({"model": model} if model else {})}
+    written = Recipe.model_validate(body)
+    return plan.model_copy(update={"recipe": written, "resolved": written})
+
+
+def test_data_and_a_model_in_s3_are_channels_where_they_are_and_the_trainer_is_told_where(tmp_path):
+    plan = aws_plan(tmp_path, aws={"network_isolation": True})
+    plan = with_data(plan, ["./rows.jsonl", "s3://theirs/a/b c.jsonl"], ["s3://theirs/held.csv"], base="s3://theirs/models/tiny")
+    body = body_of(plan)
+    assert violations(body) == ()
+    found = channels(body)
+    assert found.keys() == {"job", "train", "code", "wheels", "train-1", "eval-0", "model"}, "no way out of the job is needed for them"
+    assert [found[name] for name in ("train-1", "eval-0", "model")] == [
+        "s3://theirs/a/b c.jsonl", "s3://theirs/held.csv", "s3://theirs/models/tiny/",
+    ]  # fmt: skip
+    orders = job_file(plan, {})
+    assert [channel.path for channel in (*orders.train, *orders.eval)] == ["train/0-rows.jsonl", "train-1/b c.jsonl", "eval-0/held.csv"]
+    assert (orders.model_path, orders.recipe.model.base) == ("model", "model")
+    assert "theirs" not in orders.model_dump_json(), "where it was is no order for the trainer"
+
+
+@pytest.mark.parametrize("changes", [{"train": ["gs://theirs/rows.jsonl"]}, {"train": ["./rows.jsonl"], "base": "gs://theirs/model"}])
+def test_what_is_googles_is_refused_before_anything_is_sent(changes, tmp_path):
+    plan = with_data(aws_plan(tmp_path), **changes)
+    with pytest.raises(RejectedError, match="Google's") as caught:
+        body_of(plan)
+    assert caught.value.code == "data-elsewhere"
+    untouched = Session(Settings(home=tmp_path, cache=tmp_path), VirtualClock(), places={"aws": None})
+    with pytest.raises(RejectedError, match="Google's"):
+        launch(plan, session=untouched)
 
 
 def test_missing_settings_are_named_all_at_once(tmp_path):

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from cloudtune.errors import UsageError
-from cloudtune.planning.promises import ATTENTION_IN_IMAGES, TRACKERS_IN_IMAGES, missing_in_images, refuse_undone, without_effect
+from cloudtune.planning.promises import (
+    ATTENTION_IN_IMAGES,
+    TRACKERS_IN_IMAGES,
+    missing_in_images,
+    out_of_reach,
+    refuse_undone,
+    without_effect,
+)
 from cloudtune.recipe.load import load_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +54,25 @@ def test_what_images_lack_rules_the_clouds_out_and_not_this_machine(settings, re
     found = missing_in_images(wanted, "aws")
     assert (found is None) if reason is None else (reason in str(found))
     assert missing_in_images(wanted, "local") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "provider", "reason"),
+    [
+        ({"path": "s3://b/a.jsonl"}, "aws", None),
+        ({"path": "s3://b/a.jsonl"}, "gcp", "s3://b/a.jsonl is Amazon's, which a job on gcp does not read"),
+        ({"path": "s3://b/a.jsonl"}, "local", "in a bucket, which a job on this machine does not read"),
+        ({"path": "gs://b/a.jsonl"}, "aws", "gs://b/a.jsonl is Google's"),
+        ({"path": "gs://b/a.jsonl"}, "gcp", None),
+        ({"base": "gs://b/model"}, "aws", "gs://b/model is Google's"),
+        ({"base": "s3://b/model", "path": "s3://b/a.jsonl"}, "aws", None),
+        ({"data": ", eval: [{path: gs://b/e.jsonl, format: completion}]"}, "aws", "gs://b/e.jsonl"),
+        ({}, "local", None),
+    ],
+)
+def test_data_of_another_cloud_is_out_of_reach(settings, provider, reason):
+    found = out_of_reach(recipe(**settings), provider)
+    assert (found is None) if reason is None else (reason in str(found))
 
 
 @pytest.mark.parametrize(

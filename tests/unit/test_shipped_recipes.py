@@ -97,3 +97,13 @@ def test_a_recipe_documents_itself(path):
     knobs = [line for line in text.splitlines() if re.match(r"  \w+: \S", line)]
     remarked = [line for line in knobs if "#" in line]
     assert len(remarked) >= 2, "say what a knob costs beside it"
+
+
+def test_data_in_s3_rules_the_other_places_out_unless_they_are_named(tmp_path):
+    session = Session(Settings(home=tmp_path, cache=tmp_path), VirtualClock())
+    weighing = gather(load_file(RECIPES / "mistral-7b-lora.yaml"), provider=None, session=session).weigh()
+    assert {option.offer.provider for option in weighing.options} == {"aws"}
+    assert any("is Amazon's, which a job on gcp does not read" in item.reason for item in weighing.rejected)
+    named = planned("mistral-7b-lora", "gcp", tmp_path)
+    assert any("cannot be launched" in text and "Amazon's" in text for text in named.warnings)
+    assert not any("cannot be launched" in text for text in planned("mistral-7b-lora", "aws", tmp_path).warnings)

@@ -1,6 +1,6 @@
 """What can be known to fail before money is spent, each with its fix; ``doctor`` shows the same as rows. Changes nothing.
 
-    identity → role and its trust → may we pass it → bucket → image → machines: quota and what is in use → secrets
+    identity → role and its trust → may we pass it → bucket → data in other buckets → image → quota and what is in use → secrets
 
 A question that the login may not ask is a note and stops nothing: many users may launch jobs and not read policies.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cloudtune.errors import AuthError, CapacityError, CloudtuneError, NotFoundError, QuotaError, RejectedError, UsageError
 from cloudtune.providers.aws.bucket import look_at
 from cloudtune.providers.aws.client import asking
+from cloudtune.providers.aws.inputs import questions
 from cloudtune.providers.aws.names import AUTO, account_of, bucket_of, role_name
 from cloudtune.providers.aws.quotas import CONSOLE, Quotas, in_use, quota_name, warm_pool_name
 from cloudtune.providers.base import Finding
@@ -85,6 +86,8 @@ class AwsPreflight:
         yield _looked("pass role", lambda: _may_pass(login, role, str(who["Arn"])))
 
     def _plan(self, login: Login, plan: Plan) -> Iterator[Finding]:
+        for name, look in questions(login, plan, self._settings.aws_role):
+            yield _looked(name, look)
         yield _looked("image", lambda: _image(login, plan))
         cache = getattr(self._settings, "cache")  # noqa: B009 - what every place's settings have, and a request's need not
         quotas = Quotas(login, plan.chosen.region, cache)

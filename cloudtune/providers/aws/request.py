@@ -6,6 +6,8 @@ Everything lies below one prefix of one bucket:
     s3://BUCKET/cloudtune/jobs/LAUNCH-ID/checkpoints/      synced both ways while the job runs
     s3://BUCKET/cloudtune/not-staged/DIGEST/CHANNEL/       what a channel is called before anything is uploaded
 
+Data and a base model that are in S3 already are channels of their own, from where they are: ``train-0``, ``eval-0``, ``model``.
+
 Secrets: job.json, in the channel ``job``, has their names and sources and the job fetches them with its role. Not even
 the names are in the body, because whoever may describe the job reads its environment and tags.
 """
@@ -149,24 +151,31 @@ def _stock_image(plan: Plan) -> str:
 def _inputs(plan: Plan, staged: Staged, bucket: str) -> dict[str, str]:
     """Channel name → URI. Channels are the folders of the contract below /opt/ml/input/data."""
     from cloudtune.rendering.contract import needs_network
-    from cloudtune.rendering.jobfile import local_inputs
+    from cloudtune.rendering.jobfile import BROUGHT, bucket_inputs, local_inputs
 
     isolated = plan.recipe.compute.aws.network_isolation
-    _require_reachable(plan, isolated=isolated, network=needs_network(plan.recipe))
+    _require_reachable(plan, isolated=isolated, network=needs_network(plan.recipe, brought=BROUGHT["aws"]))
     names = ["job", *dict.fromkeys(item.channel.partition("/")[0] for item in local_inputs(plan))]
     if "image" not in staged.uris:
         names += ["code", *(["wheels"] if isolated else [])]
-    return {name: _folder(staged.uris.get(name) or f"s3://{bucket}/{PREFIX}/not-staged/{staged.digest}/{name}/") for name in names}
+    own = {name: _folder(staged.uris.get(name) or f"s3://{bucket}/{PREFIX}/not-staged/{staged.digest}/{name}/") for name in names}
+    # A file's address as it is: with a slash at its end the service would look for a folder of that name.
+    theirs = {item.channel.partition("/")[0]: item.uri if "/" in item.channel else _folder(item.uri) for item in bucket_inputs(plan)}
+    return {**own, **theirs}
 
 
 def _require_reachable(plan: Plan, *, isolated: bool, network: bool) -> None:
-    """Raises RejectedError for what a job could not reach from inside: all at once."""
+    """Raises RejectedError for what a job could not reach from inside."""
+    from cloudtune.planning.promises import out_of_reach
+
     secrets = plan.recipe.secrets
+    if (away := out_of_reach(plan.recipe, "aws")) is not None:
+        raise RejectedError(away, code="data-elsewhere", hint="change data or model.base in the recipe")
     if isolated and network:
         raise RejectedError(
-            "compute.aws.network_isolation leaves the job no way to a hub, a bucket or a tracker",
+            "compute.aws.network_isolation leaves the job no way to a hub or a tracker",
             code="isolated",
-            hint="use a model folder and data files of this machine, which are uploaded, and no tracker; or take network_isolation away",
+            hint="use a model and data of this machine or of s3://, which are brought in, and no tracker; or take network_isolation away",
         )
     if isolated and secrets:
         raise RejectedError(

@@ -50,7 +50,7 @@ def test_home_and_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_files_that_are_elsewhere_are_not_looked_for(tmp_path: Path) -> None:
-    data = "train: [{path: s3://b/a.jsonl}, {path: gs://b/a}, {path: owner/name}], eval: [{path: gpt-data}]"
+    data = "train: [{path: s3://b/a.jsonl}, {path: gs://b/a.parquet}, {path: owner/name}], eval: [{path: gpt-data}]"
     assert validate(write_recipe(tmp_path, data=data, model="s3://bucket/model")).recipe.name == "files"
 
 
