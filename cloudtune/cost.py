@@ -61,3 +61,8 @@ def with_management_fee(list_usd: float, own_usd: float, *, fee: float = 0.15) -
     On demand the own price is the list price less what is not charged there (local disks).
     """
     return round(own_usd + fee * list_usd, 4)
+
+
+def transfer_usd(transferred_bytes: float, *, usd_per_gb: float = 0.09) -> float:
+    """What leaving a cloud costs at the list price of the first 10 TB a month (Amazon S3 in the US, of which 100 GB a month are free)."""
+    return round(transferred_bytes / 1e9 * usd_per_gb, 4)

@@ -31,7 +31,8 @@ root, steps, pause, fail_at = Path(os.environ["CLOUDTUNE_ROOT"]), {steps}, {paus
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 assert json.loads((root / "input/data/job/job.json").read_text())["recipe"]["name"]
-assert (root / "input/data/train/0-rows.jsonl").read_text().startswith("{{")
+assert next((root / "input/data").glob("train*/*")).read_text().startswith("{{")
+print("inputs", *sorted(str(path.relative_to(root / "input/data")) for path in (root / "input/data").glob("*/*")), flush=True)
 kept = sorted((root / "checkpoints").glob("step-*"))
 first = int(kept[-1].name.partition("-")[2]) if kept else 0
 print(f"starting after step {{first}}", flush=True)
@@ -123,25 +124,39 @@ def gcp_settings(folder: Path, cloud: GcpStandin, *, grpc: bool = False, **chang
     return GcpSettings(folder / "home", folder / "cache", **{**values, **changes})
 
 
-def gcp_session(folder: Path, cloud: GcpStandin, clock: Clock | None = None, *, trainer: Path | None = None, grpc: bool = False) -> Session:
-    """A session over ``<folder>/home``. The environment must be the stand-in's."""
+def gcp_session(
+    folder: Path,
+    cloud: GcpStandin,
+    clock: Clock | None = None,
+    *,
+    trainer: Path | None = None,
+    grpc: bool = False,
+    mirror_seconds: float | None = None,
+) -> Session:
+    """A session over ``<folder>/home``. The environment must be the stand-in's.
+
+    ``trainer``: what stands in for the trainer; ``mirror_seconds``: how often the real one's results are copied.
+    """
     settings = gcp_settings(folder, cloud, grpc=grpc)
     clock = clock or SystemClock()
     place = connect(settings, clock)
     place.logs._settle_seconds = 3.0  # type: ignore[union-attr]  # the stand-in's log is never later than that
-    place = replace(place, stager=CpuStager(place.stager), build_request=_with_trainer(place.build_request, trainer))
+    place = replace(place, stager=CpuStager(place.stager), build_request=_with_trainer(place.build_request, trainer, mirror_seconds))
     return Session(settings, clock, places={"gcp": place})  # type: ignore[arg-type]
 
 
-def _with_trainer(build: Callable[..., Request], trainer: Path | None) -> Callable[..., Request]:
+def _with_trainer(build: Callable[..., Request], trainer: Path | None, mirror_seconds: float | None) -> Callable[..., Request]:
+    seconds = mirror_seconds if mirror_seconds is not None else 0.3 if trainer else None
+    path = f'PYTHONPATH="{trainer}:$PYTHONPATH" ' if trainer else ""
+
     def build_request(plan: Plan, staged: Staged, launch_id: Any) -> Request:
         request = build(plan, staged, launch_id)
         body = json.loads(json.dumps(request.body))
-        for pool in body["customJob"]["jobSpec"]["workerPoolSpecs"] if trainer else ():
+        for pool in body["customJob"]["jobSpec"]["workerPoolSpecs"] if seconds is not None else ():
             pool["containerSpec"]["command"] = [
                 "sh",
                 "-c",
-                f'CLOUDTUNE_MIRROR_SECONDS=0.3 PYTHONPATH="{trainer}:$PYTHONPATH" exec python3 -m cloudtune_entry train',
+                f"CLOUDTUNE_MIRROR_SECONDS={seconds} {path}exec python3 -m cloudtune_entry train",
             ]
             pool["containerSpec"].pop("args", None)
         return replace(request, body=body)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from cloudtune.cli.options import Json, Provider
+from cloudtune.cli.options import Json, Place
 
 
 def doctor(
-    provider: Provider = None,
+    provider: Place = None,
     print_policy: Annotated[
         bool, typer.Option("--print-policy", help="Print the least rights that --provider aws or gcp needs, to paste, and end.")
     ] = False,

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-ProviderName = Literal["aws", "gcp", "local"]
+PlaceName = Literal["aws", "gcp", "local"]
+ProviderName = Literal["aws", "gcp", "local", "auto"]
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 JobName = Annotated[
@@ -21,5 +22,6 @@ Sets = Annotated[
 ]
 Provider = Annotated[
     ProviderName | None,
-    typer.Option("--provider", help="Where to run: wins over the recipe's compute.provider.", show_choices=True),
+    typer.Option("--provider", help="Where to run: wins over the recipe's compute.provider. auto compares.", show_choices=True),
 ]
+Place = Annotated[PlaceName | None, typer.Option("--provider", help="Also look at what jobs there need.", show_choices=True)]

@@ -91,6 +91,7 @@ def _colab(plan: Plan, output: Path | None, as_json: bool) -> None:
     content = script(made.content) if path.suffix == ".py" else made.content
     write_text(path, content.decode())
     carried, bring = ([item.source.name for item in items] for items in (made.carried, made.bring))
+    bring += [uri for uri in made.far if not uri.startswith("gs://")]
     if as_json:
         json_result({"file": path, "gpus": made.fits, "peak_bytes": plan.memory.peak_bytes, "carried": carried, "bring": bring})
         return

@@ -14,6 +14,7 @@ from cloudtune.offers.offer import Offer
 from cloudtune.planning.advice import advise, halving
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.choose import Manner, Option, Weighing, summary_of, weigh
+from cloudtune.planning.copied import copied
 from cloudtune.planning.plan import Advice, Candidate, Chosen, DataStats, Plan, Rejected
 from cloudtune.planning.promises import out_of_reach, refuse_undone, without_effect
 from cloudtune.planning.reckoner import device_of, fits
@@ -183,6 +184,8 @@ def _warnings(question: Question, offer: Offer, longest: float, limit: int | Non
     said = list(without_effect(question.recipe))
     if (away := out_of_reach(question.recipe, offer.provider)) is not None:
         said.append(f"it cannot be launched: {away}")
+    if (brought := copied(question.recipe, offer.provider)) is not None:
+        said.append(brought)
     if limit is not None and longest > limit:
         said.append(f"the job is ended after {spell(limit)} by budget or max_hours, and may take up to {spell(longest)}")
     if offer.usd_per_hour is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cloudtune.errors import UsageError
+from cloudtune.planning.copied import is_copied, sources
 from cloudtune.recipe.locations import is_local_file, is_local_model, is_remote
-from cloudtune.recipe.spec import DataSource, Recipe
+from cloudtune.recipe.spec import Recipe
 
 # containers/requirements/cuda.txt; tests/unit/test_promises.py compares
 TRACKERS_IN_IMAGES = frozenset({"tensorboard"})
@@ -39,17 +40,34 @@ _OWNERS = {"s3://": "Amazon's", "gs://": "Google's"}
 
 def out_of_reach(recipe: Recipe, provider: str) -> str | None:
     """Why a job of ``provider`` cannot read the recipe's data or base model, in one sentence with the way out."""
-    if provider not in _OWN_BUCKETS:
-        return None
-    own = _OWN_BUCKETS[provider]
-    held_out = recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()
-    paths = (recipe.model.base, *(source.path for source in (*recipe.data.train, *held_out)))
-    away = next((path for path in paths if is_remote(path) and not (own and path.startswith(own))), None)
+    away, own = _away(recipe, provider), _OWN_BUCKETS.get(provider)
     if away is None:
         return None
     if own is None:
         return f"{away} is in a bucket, which a job on this machine does not read; download it"
     return f"{away} is {_OWNERS[away[:5]]}, which a job on {provider} does not read; copy it to {own} or to this machine"
+
+
+def copy_command(recipe: Recipe, provider: str) -> str:
+    """The command that brings what is out of reach to where a job of ``provider`` reads it; empty when nothing is."""
+    away = _away(recipe, provider)
+    if away is None:
+        return ""
+    whole = " --recursive" if away == recipe.model.base else ""
+    own = _OWN_BUCKETS[provider]
+    if own is None and away.startswith("s3://"):
+        return f"aws s3 cp{whole} {away} ."
+    # Google's program also reads and writes S3.
+    return f"gcloud storage cp{whole} {away} {f'{own}YOUR-BUCKET/' if own else '.'}"
+
+
+def _away(recipe: Recipe, provider: str) -> str | None:
+    """The first address that a job of ``provider`` does not read and a launch does not copy."""
+    if provider not in _OWN_BUCKETS:
+        return None
+    own, base = _OWN_BUCKETS[provider], recipe.model.base
+    paths = (base, *(source.path for source in sources(recipe) if not is_copied(source.path, provider)))
+    return next((path for path in paths if is_remote(path) and not (own and path.startswith(own))), None)
 
 
 def without_effect(recipe: Recipe) -> tuple[str, ...]:
@@ -63,9 +81,9 @@ def without_effect(recipe: Recipe) -> tuple[str, ...]:
         said += [f"{key} changes nothing with lr_scheduler constant; constant_with_warmup warms up" for key in idle]
     if "revision" in recipe.model.model_fields_set and is_local_model(recipe.model.base):
         said.append("model.revision changes nothing with a folder")
-    sources = (*recipe.data.train, *(recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()))
-    if any(isinstance(source, DataSource) and "split" in source.model_fields_set and is_local_file(source.path) for source in sources):
+    rows = sources(recipe)
+    if any("split" in source.model_fields_set and is_local_file(source.path) for source in rows):
         said.append("split changes nothing with a file; it names a part of a hub data set")
-    if recipe.data.loss_on == "completion" and "loss_on" in recipe.data.model_fields_set and all(item.format == "text" for item in sources):
+    if recipe.data.loss_on == "completion" and "loss_on" in recipe.data.model_fields_set and all(item.format == "text" for item in rows):
         said.append("loss_on: completion changes nothing with text rows, which are learned whole")
     return tuple(said)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cloudtune.planning.copied import is_copied
 from cloudtune.planning.plan import Plan
 from cloudtune.recipe.locations import is_local_file, is_local_model
 from cloudtune.recipe.resolved import Channel, JobFile
@@ -14,7 +15,7 @@ from cloudtune.recipe.rules import TEMPLATE_ENDINGS
 from cloudtune.recipe.spec import DataSource, Recipe
 
 MODEL_CHANNEL = "model"
-BROUGHT = {"aws": "s3://"}
+BROUGHT = {"aws": "s3://", "gcp": "gs://"}
 """What the addresses begin with that a provider itself brings into the job, each as a channel of its own."""
 TEMPLATE_NAME = "chat_template.jinja"
 _PLAIN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -45,7 +46,7 @@ def is_brought(path: str, provider: str) -> bool:
 
 
 def _channel_path(kind: str, index: int, source: DataSource, provider: str) -> str:
-    if is_brought(source.path, provider):
+    if is_brought(source.path, provider) or is_copied(source.path, provider):
         return f"{kind}-{index}/{source.path.rpartition('/')[2]}"
     if not is_local_file(source.path):
         return source.path
@@ -76,12 +77,12 @@ def local_inputs(plan: Plan) -> tuple[LocalInput, ...]:
 
 
 def bucket_inputs(plan: Plan) -> tuple[BucketInput, ...]:
-    """Everything that the plan's provider brings from a bucket of the user's, in the order of the recipe."""
+    """Everything of the user's in a bucket that the plan's provider brings, or its launcher copies, in the order of the recipe."""
     provider, base = plan.chosen.provider, plan.recipe.model.base
     found = [
         BucketInput(_channel_path(kind, index, source, provider), source.path)
         for kind, index, source in _sources(plan.recipe)
-        if is_brought(source.path, provider)
+        if is_brought(source.path, provider) or is_copied(source.path, provider)
     ]
     return (*found, BucketInput(MODEL_CHANNEL, base)) if is_brought(base, provider) else tuple(found)
 

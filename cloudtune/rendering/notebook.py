@@ -12,11 +12,14 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
+from cloudtune.planning.copied import sources
 from cloudtune.planning.plan import Plan
+from cloudtune.recipe.locations import is_remote
 from cloudtune.rendering.bundle import Bundle
 from cloudtune.rendering.channel import code_channel
-from cloudtune.rendering.jobfile import LocalInput
+from cloudtune.rendering.jobfile import MODEL_CHANNEL, LocalInput
 
 LETTERS = 8  # of the job's digest, in folder names
 _LINE = 120
@@ -31,14 +34,18 @@ class Carried:
 
 
 def notebook(plan: Plan, bundle: Bundle, inputs: Sequence[LocalInput], digests: Mapping[str, str], carried: Carried) -> bytes:
-    """The notebook's text. ``inputs`` that are not in ``carried`` have to be brought by whoever runs it."""
+    """The notebook's text. ``inputs`` that are not in ``carried``, and what is in buckets, are brought when it runs."""
     orders = json.loads(bundle.job["job.json"])
     # On Colab a secret is in the notebook's own store, whatever manager the recipe names for the clouds.
     orders["recipe"]["secrets"] = dict.fromkeys(sorted(orders["recipe"].get("secrets") or {}), "env")
     name = f"{plan.recipe.name}-{bundle.digest[:LETTERS]}"
-    bring = {
+    bring: dict[str, dict[str, str | None]] = {
         item.channel: {"name": item.source.name, "sha256": digests.get(item.channel)} for item in inputs if item.channel not in carried.data
     }
+    for channel, uri in in_buckets(plan).items():
+        bring[channel] = {"name": PurePosixPath(uri).name, "sha256": None, "from": uri}
+    if MODEL_CHANNEL in bring:
+        orders["model_path"] = MODEL_CHANNEL
     facts = {
         "name": name,
         "version": plan.cloudtune_version,
@@ -51,6 +58,13 @@ def notebook(plan: Plan, bundle: Bundle, inputs: Sequence[LocalInput], digests: 
     cells = _cells(plan, facts, orders, _wheel(bundle, plan.cloudtune_version), {**files, **carried.data})
     body = {"cells": cells, "metadata": _metadata(plan, carried.fits), "nbformat": 4, "nbformat_minor": 5}
     return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def in_buckets(plan: Plan) -> dict[str, str]:
+    """Path inside the job → address of what is in a bucket. No place brings it for a notebook: data is looked for under its address."""
+    base = plan.recipe.model.base
+    found = {source.path: source.path for source in sources(plan.recipe) if is_remote(source.path)}
+    return found | ({MODEL_CHANNEL: base.rstrip("/")} if is_remote(base) else {})
 
 
 def script(content: bytes) -> bytes:
@@ -186,7 +200,8 @@ def _packed(content: bytes) -> str:
 def _about(plan: Plan, facts: Mapping[str, object], files: Mapping[str, bytes]) -> str:
     data = ", ".join(name.rpartition("/")[2] for name in sorted(files) if not name.startswith("job/"))
     bring = facts["bring"]
-    names = ", ".join(f"`{item['name']}`" for item in bring.values()) if isinstance(bring, dict) else ""
+    wanted = [item for item in bring.values() if not str(item.get("from")).startswith("gs://")] if isinstance(bring, dict) else []
+    names = ", ".join(f"`{item.get('from') or item['name']}`" for item in wanted)
     secrets = ", ".join(f"`{name}`" for name in sorted(plan.recipe.secrets))
     peak, kind = f"{plan.memory.peak_bytes / 2**30:.1f} GiB", "GPU memory" if plan.layout.gpus else "host memory"
     lines = [

@@ -17,7 +17,7 @@ from cloudtune.errors import AuthError, CapacityError, CloudtuneError, NotFoundE
 from cloudtune.filelock import held
 from cloudtune.job import JobState, JobView, LaunchId, new_launch_id, parse_launch_id
 from cloudtune.ledger.ledger import Launch
-from cloudtune.planning.promises import out_of_reach
+from cloudtune.planning.promises import copy_command, out_of_reach
 from cloudtune.providers.base import Request
 from cloudtune.verbs.plans import load_plan
 from cloudtune.verbs.reconcile import launching_lock, reconcile
@@ -89,7 +89,11 @@ def _resume(view: JobView, session: Session) -> JobView:
 def _launch(plan: Plan, launch_id: LaunchId, session: Session, say: Callable[[str], None]) -> JobView:
     place = session.place(plan.chosen.provider)
     if (away := out_of_reach(plan.recipe, plan.chosen.provider)) is not None:
-        raise RejectedError(away, code="data-elsewhere", hint="change data or model.base in the recipe, or name another provider")
+        raise RejectedError(
+            away,
+            code="data-elsewhere",
+            hint=f"{copy_command(plan.recipe, plan.chosen.provider)}, and name that in the recipe; or name another provider",
+        )
     say("checking")
     _preflight(place, plan)
     say("staging")

@@ -14,7 +14,7 @@ from cloudtune.offers.colab import CPU, NAMES, colab_offers
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.decide import NoOfferFits, decide
 from cloudtune.rendering.jobfile import LocalInput, local_inputs
-from cloudtune.rendering.notebook import Carried, notebook
+from cloudtune.rendering.notebook import Carried, in_buckets, notebook
 from cloudtune.verbs.drift import fingerprints
 from cloudtune.verbs.plan import gather
 from cloudtune.verbs.render import data_digests, render
@@ -31,12 +31,16 @@ CARRIED_BYTES = 2 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Notebook:
-    """``content``: the file. ``carried`` and ``bring``: the user's files that are in it, and those that have to be brought."""
+    """``content``: the file. ``carried`` and ``bring``: the user's files that are in it, and those that have to be brought.
+
+    ``far``: addresses of what is in a bucket. The notebook fetches it from Cloud Storage by itself; from S3 it has to be brought too.
+    """
 
     content: bytes
     fits: tuple[str, ...]
     carried: tuple[LocalInput, ...]
     bring: tuple[LocalInput, ...]
+    far: tuple[str, ...] = ()
 
 
 def colab_plan(loaded: LoadedRecipe, *, session: Session) -> Plan:
@@ -90,7 +94,7 @@ def make_notebook(plan: Plan) -> Notebook:
         data_digests(plan),
         Carried({item.channel: _read(item) for item in carried}, fits),
     )
-    return Notebook(content, fits, carried, tuple(item for item in inputs if item not in carried))
+    return Notebook(content, fits, carried, tuple(item for item in inputs if item not in carried), tuple(in_buckets(plan).values()))
 
 
 def _carried(inputs: tuple[LocalInput, ...]) -> tuple[LocalInput, ...]:

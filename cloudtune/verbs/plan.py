@@ -35,7 +35,7 @@ LEARN_FROM = 20  # newest ended jobs whose measured speed corrects the time mode
 
 
 def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Session) -> Plan:
-    """The plan for a recipe; ``provider`` (aws, gcp, local) wins over the recipe's.
+    """The plan for a recipe; ``provider`` (aws, gcp, local, or auto: whichever is best) wins over the recipe's.
 
     Raises NothingFits when no machine will do, SourceError when model or data are out of reach, RecipeError when the
     model has not the modules that the recipe adapts.
@@ -47,7 +47,7 @@ def make_plan(loaded: LoadedRecipe, *, provider: str | None = None, session: Ses
 def gather(loaded: LoadedRecipe, *, provider: str | None, session: Session) -> Question:
     """Everything the planner's answer depends on, as one value."""
     recipe = loaded.recipe
-    asked = provider or (None if recipe.compute.provider == "auto" else recipe.compute.provider)
+    asked = asked_provider(recipe, provider)
     shape = shape_of(recipe, loaded.dir, session)
     check_targets(loaded, shape)
     calibration, measured = learned(session)
@@ -139,9 +139,15 @@ def _places(recipe: Recipe, base_dir: Path, session: Session) -> dict[str, Any]:
     return {"config": config, "base_dir": base_dir, "revision": recipe.model.revision, "fetch_config": fetch}
 
 
+def asked_provider(recipe: Recipe, provider: str | None) -> str | None:
+    """The one provider that will do, ``provider`` before the recipe's; None when they are to be compared."""
+    asked = provider or recipe.compute.provider
+    return None if asked == "auto" else asked
+
+
 def offers_for(recipe: Recipe, provider: str | None, session: Session) -> tuple[Offer, ...]:
     """The offers of the provider asked for, else of the recipe's, in the recipe's regions."""
-    asked = provider or (None if recipe.compute.provider == "auto" else recipe.compute.provider)
+    asked = asked_provider(recipe, provider)
     return relevant(known_offers(asked, session), asked, recipe.compute.regions)
 
 

@@ -241,3 +241,29 @@ def test_data_comes_from_a_bucket(tmp_path: Path, bucket: str):
     wanted = {"train/0-rows.jsonl": {"name": "rows.jsonl", "sha256": hashlib.sha256(b"{}\n").hexdigest()}}
     inputs.bring(Place(tmp_path, colab=False), tmp_path / "data", wanted, bucket)
     assert (tmp_path / "data/train/0-rows.jsonl").read_bytes() == b"{}\n"
+
+
+def test_what_the_recipe_names_in_a_bucket_comes_from_there_unless_a_folder_is_named(tmp_path: Path, bucket: str):
+    from google.cloud import storage
+
+    name = bucket.removeprefix("gs://").partition("/")[0]
+    for path, content in {
+        "m/tiny/config.json": b"{}",
+        "m/tiny/deep/w.bin": b"w",
+        "m/tiny2/no": b"",
+        "m/tiny/../../x": b"x",
+        "r.jsonl": b"1",
+    }.items():
+        storage.Client().bucket(name).blob(path).upload_from_string(content)
+    place, far = Place(tmp_path, colab=False), {"name": "r.jsonl", "sha256": None, "from": f"gs://{name}/r.jsonl"}
+    wanted = {"model": {"name": "tiny", "sha256": None, "from": f"gs://{name}/m/tiny"}, "train/0-r.jsonl": far}
+    inputs.bring(place, tmp_path / "data", wanted, "")
+    found = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
+    assert not list(tmp_path.glob("x"))
+    assert found == {"data/model/config.json": b"{}", "data/model/deep/w.bin": b"w", "data/train/0-r.jsonl": b"1"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/r.jsonl").write_bytes(b"2")
+    inputs.bring(place, tmp_path / "other", {"train/0-r.jsonl": far}, str(tmp_path / "mine"))
+    assert (tmp_path / "other/train/0-r.jsonl").read_bytes() == b"2"
+    with pytest.raises(Stop, match="not in this notebook"):
+        inputs.bring(place, tmp_path / "third", {"train/0-r.jsonl": {**far, "from": "s3://b/r.jsonl"}}, "")

@@ -21,6 +21,7 @@ from cloudtune.verbs.logs import logs
 from cloudtune.verbs.render import render
 from cloudtune.verbs.stop import stop
 from cloudtune.verbs.track import track
+from cloudtune.wire.gcs import Bucket
 from tests.gcp_life import gcp_session, quick_scene, write_trainer
 from tests.unit.gcp_builders import gcp_plan
 
@@ -75,6 +76,24 @@ def test_launch_preempt_resume_collect(cloud, tmp_path):
             "the gap between two machines is counted, and said so"
         )
         assert [job.state for job in cloud.jobs("life-abc")] == [4]
+
+
+def test_data_and_base_model_in_cloud_storage_are_read_from_where_they_are(cloud, tmp_path):
+    cloud.store.make_bucket("their-shelf", cloud.scene.region.upper(), {})
+    shelf = Bucket("their-shelf", sleep=lambda _: None)
+    for name, content in {"rows/all.jsonl": b"{}\n", "m/tiny/config.json": b"{}", "m/tiny/model.safetensors": b"w"}.items():
+        shelf.write(name, content)
+    trainer = write_trainer(tmp_path, steps=2)
+    with gcp_session(tmp_path, cloud, trainer=trainer) as session:
+        plan = gcp_plan(tmp_path / "data", data="gs://their-shelf/rows/rows.jsonl", model={"base": "gs://their-shelf/m/tiny/"})
+        problems = session.place("gcp").preflight.check(plan)
+        assert [(problem.code, problem.where) for problem in problems] == [("no-data", "gs://their-shelf/rows/rows.jsonl")]
+        shelf.write("rows/rows.jsonl", b"{}\n")
+        launch(plan, session=session, launch_id="shelf-abc")
+        view = wait_for("shelf-abc", session, JobState.SUCCEEDED, JobState.FAILED)
+        assert view.state is JobState.SUCCEEDED, view.message
+        assert "inputs job/job.json model/config.json model/model.safetensors train-0/rows.jsonl" in lines("shelf-abc", session)
+        assert not [name for name in cloud.store.bucket(cloud.scene.bucket).objects if "/models/" in name], "nothing was copied"
 
 
 def test_the_same_release_builds_and_uploads_once(cloud, tmp_path):

@@ -47,10 +47,6 @@ def test_there_are_thirteen_recipes():
 def test_every_shipped_recipe_has_a_body(path, tmp_path):
     session = Session(Settings(home=tmp_path, cache=tmp_path), VirtualClock())
     plan = decide(gather(load_file(path), provider="gcp", session=session))
-    if "s3://" in path.read_text():
-        with pytest.raises(RejectedError, match="Amazon's"):
-            body_of(plan, launch_id=f"{plan.recipe.name}-abcdefghjk")
-        plan = plan.model_validate_json(plan.model_dump_json().replace("s3://", "gs://"))
     body = body_of(plan, launch_id=f"{plan.recipe.name}-abcdefghjk")
     assert violations(body) == ()
     machine = first(body)["machineSpec"]
@@ -187,12 +183,18 @@ def test_secrets_that_the_job_could_not_read_are_refused(tmp_path):
 
 
 def test_data_in_cloud_storage_is_linked_from_where_it_is(tmp_path):
-    body = body_of(gcp_plan(tmp_path, data="gs://their-bucket/rows.jsonl"))
-    assert json.loads(environment(body)["CLOUDTUNE_INPUTS"])["gs://their-bucket/rows.jsonl"] == "gs://their-bucket/rows.jsonl"
+    inputs = json.loads(environment(body_of(gcp_plan(tmp_path, data="gs://b/rows.jsonl", model={"base": "gs://b/m/"})))["CLOUDTUNE_INPUTS"])
+    assert (inputs["train-0/rows.jsonl"], inputs["model"]) == ("gs://b/rows.jsonl", "gs://b/m")
     with pytest.raises(RejectedError, match="Amazon's"):
-        body_of(gcp_plan(tmp_path, data="s3://their-bucket/rows.jsonl"))
-    with pytest.raises(RejectedError, match="base model in a bucket"):
-        body_of(gcp_plan(tmp_path, model={"base": "gs://their-bucket/model"}))
+        body_of(gcp_plan(tmp_path, model={"base": "s3://their-bucket/model"}))
+
+
+def test_data_in_s3_is_read_from_its_copy(tmp_path):
+    plan = gcp_plan(tmp_path, data="s3://their-bucket/deep/rows.jsonl")
+    before = json.loads(environment(body_of(plan))["CLOUDTUNE_INPUTS"])
+    assert before["train-0/rows.jsonl"] == f"gs://my-bucket/cloudtune/not-staged/{DIGEST}/train-0/rows.jsonl"
+    after = body_of(plan, **{"train-0/rows.jsonl": "gs://my-bucket/cloudtune/files/1"})
+    assert json.loads(environment(after)["CLOUDTUNE_INPUTS"])["train-0/rows.jsonl"] == "gs://my-bucket/cloudtune/files/1"
 
 
 @pytest.mark.parametrize(

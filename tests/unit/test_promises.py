@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from cloudtune.errors import UsageError
+from cloudtune.planning.copied import copied
 from cloudtune.planning.promises import (
     ATTENTION_IN_IMAGES,
     TRACKERS_IN_IMAGES,
+    copy_command,
     missing_in_images,
     out_of_reach,
     refuse_undone,
@@ -60,7 +62,9 @@ def test_what_images_lack_rules_the_clouds_out_and_not_this_machine(settings, re
     ("settings", "provider", "reason"),
     [
         ({"path": "s3://b/a.jsonl"}, "aws", None),
-        ({"path": "s3://b/a.jsonl"}, "gcp", "s3://b/a.jsonl is Amazon's, which a job on gcp does not read"),
+        ({"path": "s3://b/a.jsonl"}, "gcp", None),  # copied
+        ({"base": "s3://b/model"}, "gcp", "s3://b/model is Amazon's, which a job on gcp does not read"),
+        ({"base": "gs://b/model", "path": "s3://b/a.jsonl"}, "gcp", None),
         ({"path": "s3://b/a.jsonl"}, "local", "in a bucket, which a job on this machine does not read"),
         ({"path": "gs://b/a.jsonl"}, "aws", "gs://b/a.jsonl is Google's"),
         ({"path": "gs://b/a.jsonl"}, "gcp", None),
@@ -73,6 +77,30 @@ def test_what_images_lack_rules_the_clouds_out_and_not_this_machine(settings, re
 def test_data_of_another_cloud_is_out_of_reach(settings, provider, reason):
     found = out_of_reach(recipe(**settings), provider)
     assert (found is None) if reason is None else (reason in str(found))
+    assert bool(copy_command(recipe(**settings), provider)) == (reason is not None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "provider", "command"),
+    [
+        ({"path": "gs://b/a.jsonl"}, "aws", "gcloud storage cp gs://b/a.jsonl s3://YOUR-BUCKET/"),
+        ({"base": "s3://b/m"}, "gcp", "gcloud storage cp --recursive s3://b/m gs://YOUR-BUCKET/"),
+        ({"path": "s3://b/a.jsonl"}, "local", "aws s3 cp s3://b/a.jsonl ."),
+        ({"path": "gs://b/a.jsonl"}, "local", "gcloud storage cp gs://b/a.jsonl ."),
+    ],
+)
+def test_the_command_that_brings_it_within_reach(settings, provider, command):
+    assert copy_command(recipe(**settings), provider) == command
+
+
+def test_what_is_copied_is_said_with_its_size_and_price():
+    stated = copied(recipe(path="s3://b/a.jsonl", source=", rows: 9, tokens: 10000000000"), "gcp")
+    assert "s3://b/a.jsonl" in stated
+    assert "about 36 GB" in stated
+    assert "$3.24" in stated
+    assert "not known" in copied(recipe(path="s3://b/a.jsonl"), "gcp")
+    assert copied(recipe(path="s3://b/a.jsonl"), "aws") is None
+    assert copied(recipe(path="gs://b/a.jsonl"), "gcp") is None
 
 
 @pytest.mark.parametrize(

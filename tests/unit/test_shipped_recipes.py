@@ -99,11 +99,12 @@ def test_a_recipe_documents_itself(path):
     assert len(remarked) >= 2, "say what a knob costs beside it"
 
 
-def test_data_in_s3_rules_the_other_places_out_unless_they_are_named(tmp_path):
+def test_data_in_s3_is_read_on_aws_copied_for_gcp_and_not_read_here(tmp_path):
     session = Session(Settings(home=tmp_path, cache=tmp_path), VirtualClock())
     weighing = gather(load_file(RECIPES / "mistral-7b-lora.yaml"), provider=None, session=session).weigh()
-    assert {option.offer.provider for option in weighing.options} == {"aws"}
-    assert any("is Amazon's, which a job on gcp does not read" in item.reason for item in weighing.rejected)
-    named = planned("mistral-7b-lora", "gcp", tmp_path)
-    assert any("cannot be launched" in text and "Amazon's" in text for text in named.warnings)
-    assert not any("cannot be launched" in text for text in planned("mistral-7b-lora", "aws", tmp_path).warnings)
+    assert {option.offer.provider for option in weighing.options} == {"aws", "gcp"}
+    assert any("in a bucket, which a job on this machine does not read" in item.reason for item in weighing.rejected)
+    warnings = {place: planned("mistral-7b-lora", place, tmp_path).warnings for place in ("aws", "gcp")}
+    assert any("copies s3://your-bucket/tickets/train.jsonl" in text for text in warnings["gcp"])
+    assert not any("cannot be launched" in text for text in warnings["gcp"])
+    assert not any("cannot be launched" in text or "copies" in text for text in warnings["aws"])

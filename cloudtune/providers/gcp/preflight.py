@@ -1,6 +1,6 @@
 """What can be known to fail on Vertex AI before money is spent, each with its fix; ``doctor`` shows the same as rows. Changes nothing.
 
-    login and project → rights → APIs → job account → bucket and its region → repository → accelerator → quota → secrets
+    login and project → rights → APIs → job account → bucket and its region → repository → accelerator → quota → inputs → secrets
 
 A question that the login may not ask is a note and stops nothing.
 """
@@ -72,9 +72,21 @@ class GcpPreflight:
     def _plan(self, plan: Plan, project: str, region: str) -> Iterator[Finding]:
         yield _looked("accelerator", lambda: _accelerator(plan, region))
         yield _looked("quota", lambda: self._quota(plan, project, region))
+        yield from self._inputs(plan, region)
         for name, source in sorted(plan.recipe.secrets.items()):
             if source.startswith("gcp:secretmanager:"):
                 yield _looked(f"secret {name}", lambda source=source, name=name: self._secret(project, name, source))  # type: ignore[misc]
+
+    def _inputs(self, plan: Plan, region: str) -> Iterator[Finding]:
+        """What the plan reads from buckets, one by one."""
+        from cloudtune.providers.gcp.inputs import look_at_input
+        from cloudtune.rendering.jobfile import bucket_inputs
+
+        for item in bucket_inputs(plan):
+            yield _looked(
+                f"input {item.uri}",
+                lambda item=item: look_at_input(item, region, self._services.login, self._clock.sleep, self._settings),  # type: ignore[misc]
+            )
 
     def _project(self, project: str) -> str:
         found = self._services.get("cloudresourcemanager", f"/v1/projects/{project}")

@@ -217,32 +217,23 @@ def _environment(plan: Plan, staged: Staged, launch_id: LaunchId, bucket: str) -
 
 def _inputs(plan: Plan, staged: Staged, bucket: str) -> dict[str, str]:
     """Path below the input folder → URI, of job.json and of what only this machine has."""
-    from cloudtune.rendering.jobfile import TEMPLATE_NAME, local_inputs, template_file
+    from cloudtune.rendering.jobfile import TEMPLATE_NAME, bucket_inputs, local_inputs, template_file
 
+    buckets = {item.channel: item.uri.rstrip("/") for item in bucket_inputs(plan)}
+    # What is in Cloud Storage already is linked from where it is; what is in S3 was copied while staging.
+    linked = {channel: uri for channel, uri in buckets.items() if uri.startswith("gs://")}
     paths = ["job/job.json", *([f"job/{TEMPLATE_NAME}"] if template_file(plan) else []), *(item.channel for item in local_inputs(plan))]
-    places = {path: staged.uris.get(path) or f"gs://{bucket}/{PREFIX}/not-staged/{staged.digest}/{path}" for path in paths}
-    # Data that is in Cloud Storage already is linked from where it is, under the path that the trainer knows it by.
-    return places | {path: path for path in _data_paths(plan) if path.startswith("gs://")}
-
-
-def _data_paths(plan: Plan) -> list[str]:
-    data = plan.recipe.data
-    held_out = data.eval if isinstance(data.eval, tuple) else ()
-    return [source.path for source in (*data.train, *held_out)]
+    paths += [channel for channel in buckets if channel not in linked]
+    return {path: staged.uris.get(path) or f"gs://{bucket}/{PREFIX}/not-staged/{staged.digest}/{path}" for path in paths} | linked
 
 
 def _require_reachable(plan: Plan, settings: GcpSettings) -> None:
-    """Raises RejectedError for data, models and secrets that a job on Vertex AI could not reach."""
-    elsewhere = [path for path in _data_paths(plan) if path.startswith("s3://")]
-    if elsewhere:
+    """Raises RejectedError for models and secrets that a job on Vertex AI could not reach."""
+    if plan.recipe.model.base.startswith("s3://"):
         raise RejectedError(
-            f"{elsewhere[0]} is Amazon's, which a job on gcp does not read",
-            code="data-elsewhere",
-            hint="copy it to gs:// or to this machine",
-        )
-    if plan.recipe.model.base.startswith(("s3://", "gs://")):
-        raise RejectedError(
-            "a base model in a bucket is not brought into jobs by this version", code="model-elsewhere", hint="name a hub id or a folder"
+            f"{plan.recipe.model.base} is Amazon's, which a job on gcp does not read",
+            code="model-elsewhere",
+            hint="copy it to gs:// and name that, or name a hub id or a folder",
         )
     secrets = plan.recipe.secrets
     foreign = sorted(name for name, source in secrets.items() if source.startswith("aws:"))

@@ -3,6 +3,7 @@
     gs://BUCKET/cloudtune/files/SHA256            job.json, templates, data
     gs://BUCKET/cloudtune/models/DIGEST/...       a model folder of this machine
 
+What is in Cloud Storage already stays where it is; data in S3 is copied (copying.py).
 The same bundle twice sends nothing; an upload that broke off goes on where it was. The image comes from images.py.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from cloudtune.errors import StagingError, StoreError
 from cloudtune.providers.base import Staged
+from cloudtune.providers.gcp.copying import Copies, look_at
 from cloudtune.providers.gcp.request import PREFIX, account
 from cloudtune.units import MIB, gib
 from cloudtune.wire.gcs import Bucket
@@ -46,7 +48,7 @@ class GcpStager:
 
     def stage(self, bundle: Bundle, plan: Plan, progress: Callable[[str], None]) -> Staged:
         """Raises StagingError for a file that cannot be read or has changed, StoreError and AuthError for the bucket."""
-        from cloudtune.rendering.jobfile import local_inputs
+        from cloudtune.rendering.jobfile import bucket_inputs, local_inputs
 
         _, name, _ = account(self._settings, plan.chosen.region)
         bucket = Bucket(name, self._login, sleep=self._clock.sleep)
@@ -59,6 +61,8 @@ class GcpStager:
                     uris[item.channel] = _folder(uploads, item.source, progress)
                 else:
                     uris[item.channel] = _file(uploads, item.source, expected.get(item.channel), progress)
+            away = [item for item in bucket_inputs(plan) if item.uri.startswith("s3://")]
+            uris |= {item.channel: self._copies(uploads).bring(look_at(item.uri, self._settings), progress) for item in away}
         except OSError as error:
             raise StagingError(
                 f"the file cannot be read: {error.strerror}", where=str(error.filename or ""), hint="run: cloudtune validate"
@@ -69,6 +73,15 @@ class GcpStager:
             raise
         uris["image"] = self._images.make(bundle, plan, progress)
         return Staged(bundle.digest, uris)
+
+    def _copies(self, uploads: Uploads) -> Copies:
+        def upload(path: Path, say: Callable[[str], None]) -> tuple[str, Fingerprint]:
+            print_ = fingerprint(path)
+            name = f"{FILES}/{print_.sha256}"
+            _send(uploads, path, name, print_, say)
+            return uploads.bucket.where(name), print_
+
+        return Copies(uploads.bucket, self._notes.parent / "copies", self._clock, upload)
 
 
 def _small(bucket: Bucket, content: bytes) -> str:

@@ -42,26 +42,26 @@ def put_files(data: Path, files: Mapping[str, bytes]) -> None:
 
 
 def bring(place: Place, data: Path, wanted: Mapping[str, Mapping[str, Any]], source: str) -> None:
-    """Bring every file or folder of ``wanted`` (channel → name, sha256) that is not here yet.
+    """Bring every file or folder of ``wanted`` (channel → name, sha256, and ``from``: its address in a bucket) that is not here yet.
 
-    ``source``: a folder, ``drive``'s for instance, or gs://bucket/folder; empty asks for an upload on Colab. Raises Stop.
+    ``source``: a folder, ``drive``'s for instance, or gs://bucket/folder; empty takes what is in Cloud Storage from where it
+    is, and asks for an upload of all else on Colab. Raises Stop.
     """
     for channel, facts in wanted.items():
         target = data / channel
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _fetch(place, str(facts["name"]), target, source.strip())
+            _fetch(place, str(facts["name"]), target, source.strip(), str(facts.get("from") or ""))
         check(target, str(facts["name"]), facts.get("sha256"))
         say(f"data {facts['name']}: here")
 
 
-def _fetch(place: Place, name: str, target: Path, source: str) -> None:
+def _fetch(place: Place, name: str, target: Path, source: str, address: str) -> None:
     fresh = target.with_name(f"{target.name}.part")
     if source.startswith("gs://"):
-        bucket, _, prefix = source.removeprefix("gs://").partition("/")
-        sign_in(place)
-        client = importlib.import_module("google.cloud.storage").Client()
-        client.bucket(bucket).blob("/".join(part for part in (prefix.strip("/"), name) if part)).download_to_filename(str(fresh))
+        _download(place, f"{source.rstrip('/')}/{name}", fresh)
+    elif not source and address.startswith("gs://"):
+        _download(place, address, fresh)
     elif source:
         found = Path(source).expanduser() / name
         if not found.exists():
@@ -75,6 +75,21 @@ def _fetch(place: Place, name: str, target: Path, source: str) -> None:
     else:
         raise Stop(f"the file {name} is not in this notebook: name its folder or gs://bucket/folder in DATA in the first cell")
     fresh.replace(target)
+
+
+def _download(place: Place, uri: str, fresh: Path) -> None:
+    """A file of Cloud Storage, or the files of a folder."""
+    sign_in(place)
+    client = importlib.import_module("google.cloud.storage").Client()
+    bucket, _, path = uri.removeprefix("gs://").partition("/")
+    listed = [blob for blob in client.list_blobs(bucket, prefix=f"{path}/") if not blob.name.endswith("/")]
+    inside = [blob for blob in listed if ".." not in blob.name.split("/")]
+    for blob in inside:
+        part = fresh / blob.name.removeprefix(f"{path}/")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        blob.download_to_filename(str(part))
+    if not inside:
+        client.bucket(bucket).blob(path).download_to_filename(str(fresh))
 
 
 def _upload(name: str, fresh: Path) -> None:
