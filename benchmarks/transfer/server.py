@@ -246,12 +246,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-def serve(folder: Path, port: int = 0) -> Server:
+def serve(folder: Path, port: int = 0, handler: type[Handler] = Handler) -> Server:
     """A server ready to ``serve_forever``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     objects = Objects(folder)
-    return Server(("127.0.0.1", port), type("Bound", (Handler,), {"objects": objects}))
+    return Server(("127.0.0.1", port), type("Bound", (handler,), {"objects": objects}))
 
 
 if __name__ == "__main__":

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from benchmarks.transfer.server import serve
+from benchmarks.transfer.server import Handler, serve
 from cloudtune.errors import StagingError
-from cloudtune.stores.destination import Wanted, opened_destination
-from cloudtune.stores.s3 import S3Store
 from cloudtune.wire import upload
 from cloudtune.wire.aws import Login
-from cloudtune.wire.s3 import Bucket
+from cloudtune.wire.s3 import RANGE_BYTES, Bucket
 from cloudtune.wire.upload import PART_BYTES, Upload, part_bytes, upload_all
 from tests.e2e.command import ROOT, surroundings
 
@@ -33,9 +33,86 @@ upload_all(Bucket(Login(), "bench"), [Upload("big/" + sys.argv[2], path, path.st
 """
 
 
+DOWN = """
+import sys
+from pathlib import Path
+from cloudtune.stores.destination import Wanted, opened_destination
+from cloudtune.stores.s3 import S3Store
+store = S3Store.at("s3://bench/down")
+with opened_destination(Path(sys.argv[1])) as destination:
+    destination.receive(Wanted("file", int(sys.argv[2]), sys.argv[3]), lambda start: store.fetch("file", start))
+"""
+KILLS = 10
+
+
+class Gate:
+    """Lets so many parts and answers of one round through and holds the rest until the next, whose programs are others."""
+
+    def __init__(self):
+        self.parts: list[int] = []
+        """Numbers of the parts that were stored."""
+        self.answers: list[int] = []
+        """Bytes of each answer that was sent whole."""
+        self._left = {"parts": math.inf, "answers": math.inf}
+        self._round = 0
+        self._changed = threading.Condition()
+
+    def begin(self, *, parts=0, answers=0):
+        with self._changed:
+            self._left = {"parts": parts, "answers": answers}
+            self._round += 1
+            self._changed.notify_all()
+
+    def open(self):
+        self.begin(parts=math.inf, answers=math.inf)
+
+    def passes(self, kind):
+        """Wait for one's turn; False when the round is over, and with it whoever asked."""
+        with self._changed:
+            mine = self._round
+            self._changed.wait_for(lambda: self._round != mine or self._left[kind] > 0)
+            if self._round != mine:
+                return False
+            self._left[kind] -= 1
+            return True
+
+
+class GatedHandler(Handler):
+    def do_PUT(self):  # noqa: N802 - the library names it
+        number = parse_qs(urlsplit(self.path).query).get("partNumber")
+        if number is None:
+            super().do_PUT()
+        elif self.objects.gate.passes("parts"):
+            super().do_PUT()
+            self.objects.gate.parts.append(int(number[0]))
+        else:
+            self.close_connection = True
+
+    def _get(self):
+        if not self.objects.gate.passes("answers"):
+            self.close_connection = True
+            return
+        super()._get()
+        first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+        size = self._found()[0].stat().st_size
+        self.objects.gate.answers.append(min(int(last), size - 1) + 1 - int(first))
+
+
+def killed_when(seen, command):
+    """Run the command and kill -9 it as soon as ``seen``; it must not have ended by then."""
+    with subprocess.Popen(command, cwd=ROOT, env=surroundings(), stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not seen() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it was to be killed, and had ended"
+    assert seen()
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    running = serve(tmp_path / "objects")
+    running = serve(tmp_path / "objects", handler=GatedHandler)
+    running.RequestHandlerClass.objects.gate = Gate()
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     for name, value in {
@@ -46,6 +123,7 @@ def server(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     yield running.RequestHandlerClass.objects
+    running.RequestHandlerClass.objects.gate.open()
     running.shutdown()
     running.server_close()
     thread.join(10)
@@ -58,32 +136,20 @@ def make(path, mib):
 
 
 def test_an_upload_killed_ten_times_is_gone_on_with_and_equal_to_the_byte(server, tmp_path):
-    """kill -9 as soon as a further part has arrived; the next process takes over what is there, also the last one."""
-    content, digest = make(tmp_path / "file", 88)
-    parts = 88 // 8
-
-    def arrived():
-        return sum(len(upload[2]) for upload in list(server.uploads.values()))
-
-    kills = 0
-    for goal in range(1, parts):
-        with subprocess.Popen([sys.executable, "-c", UP, str(tmp_path / "file"), digest], cwd=ROOT, env=surroundings()) as process:
-            deadline = time.monotonic() + 60
-            while arrived() < goal and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.002)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-        if f"bench/big/{digest}" in server.keys:
-            break
-    assert kills >= 1
-    assert len(server.uploads) <= 1, "one upload, taken over each time"
-    bucket = Bucket(Login(), "bench")
-    one = Upload(f"big/{digest}", tmp_path / "file", len(content), digest)
-    upload_all(bucket, [one], "big/", lambda _: None)
+    """kill -9 as soon as one further part has arrived; the next process takes over what is there, also the last one."""
+    content, digest = make(tmp_path / "file", KILLS * 8 + 8)
+    command = [sys.executable, "-c", UP, str(tmp_path / "file"), digest]
+    for arrived in range(1, KILLS + 1):
+        server.gate.begin(parts=1)
+        killed_when(lambda arrived=arrived: len(server.gate.parts) == arrived, command)
+        assert len(server.uploads) == 1, "one upload, taken over each time"
+    server.gate.open()
+    assert subprocess.run(command, cwd=ROOT, env=surroundings(), timeout=60, check=False).returncode == 0
     assert server.uploads == {}
     assert server.keys[f"bench/big/{digest}"][0].read_bytes() == content
-    assert upload_all(bucket, [one], "big/", lambda _: None) == 0, "what is there is not sent again"
+    assert sorted(server.gate.parts) == list(range(1, KILLS + 2)), "no part that had arrived was sent again"
+    bucket = Bucket(Login(), "bench")
+    assert upload_all(bucket, [Upload(f"big/{digest}", tmp_path / "file", len(content), digest)], "big/", lambda _: None) == 0
     bucket.close()
 
 
@@ -102,43 +168,30 @@ def test_parts_that_arrived_are_not_sent_again_and_a_wrong_one_is(server, tmp_pa
     assert server.keys[f"bench/{one.key}"][0].read_bytes() == content
 
 
-def test_a_download_killed_again_and_again_is_gone_on_with_and_equal_to_the_byte(server, tmp_path):
-    content, digest = make(tmp_path / "file", 48)
+def test_a_download_killed_ten_times_is_gone_on_with_and_equal_to_the_byte(server, tmp_path):
+    """kill -9 as soon as one further range is being written; the next process asks for what is not on the disk yet."""
+    content, digest = make(tmp_path / "file", KILLS * 8 + 8)
     bucket = Bucket(Login(), "bench")
     upload_all(bucket, [Upload("down/file", tmp_path / "file", len(content), digest)], "down/", lambda _: None)
-    down = """
-import sys
-from pathlib import Path
-from cloudtune.stores.destination import Wanted, opened_destination
-from cloudtune.stores.s3 import S3Store
-store = S3Store.at("s3://bench/down")
-with opened_destination(Path(sys.argv[1])) as destination:
-    destination.receive(Wanted("file", int(sys.argv[2]), sys.argv[3]), lambda start: store.fetch("file", start))
-"""
-    part = tmp_path / "home" / ".incoming" / digest
-    kills, last = 0, 0
-    for _ in range(5):
-        command = [sys.executable, "-c", down, str(tmp_path / "home"), str(len(content)), digest]
-        with subprocess.Popen(command, cwd=ROOT, env=surroundings()) as process:
-            deadline = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < deadline:
-                if part.exists() and part.stat().st_size > last:
-                    process.send_signal(signal.SIGKILL)
-                    kills += 1
-                    break
-                time.sleep(0.0005)
-        size = part.stat().st_size if part.exists() else len(content)
-        assert size >= last, "a part never becomes shorter"
-        last = size
-        if not part.exists():
-            break
-    assert kills >= 1
-    with opened_destination(tmp_path / "home") as destination:
-        wanted = Wanted("file", len(content), digest)
-        if not destination.has(wanted):
-            destination.receive(wanted, lambda start: S3Store(bucket, "down").fetch("file", start))
-    assert (tmp_path / "home" / "file").read_bytes() == content
     bucket.close()
+    command = [sys.executable, "-c", DOWN, str(tmp_path / "home"), str(len(content)), digest]
+    part = tmp_path / "home" / ".incoming" / digest
+
+    def size():
+        return part.stat().st_size if part.exists() else 0
+
+    again = 0
+    for _ in range(KILLS):
+        had = size()
+        server.gate.begin(answers=1)
+        killed_when(lambda had=had: size() > had, command)
+        again += had + RANGE_BYTES - size()
+    server.gate.open()
+    assert subprocess.run(command, cwd=ROOT, env=surroundings(), timeout=60, check=False).returncode == 0
+    assert (tmp_path / "home" / "file").read_bytes() == content
+    assert not (tmp_path / "home" / ".incoming").exists()
+    assert sum(server.gate.answers) == len(content) + again, "only what a kill kept from the disk was asked for again"
+    assert again < KILLS * RANGE_BYTES
 
 
 def test_many_files_come_up_once_and_one_that_changed_again(server, tmp_path):
