@@ -217,5 +217,5 @@ _ERRORS: dict[Fault, Callable[[], ProviderError]] = {
     Fault.UNAVAILABLE: lambda: UnavailableError("the service is down", hint=_AGAIN),
     Fault.HANGS: lambda: UnavailableError("the service did not answer in time", hint=_AGAIN),
     Fault.REJECTED: lambda: RejectedError("the request is not allowed", hint="change the recipe"),
-    Fault.LOGIN_EXPIRED: lambda: AuthError("the login has expired", hint="log in again"),
+    Fault.LOGIN_EXPIRED: lambda: AuthError("the login has expired", code="login", hint="log in again"),
 }

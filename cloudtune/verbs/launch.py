@@ -4,7 +4,8 @@
 
 While it works, the launcher holds the file lock ``<home>/launching/<launch id>.lock``. A launcher that dies drops it,
 and the next command that reads jobs asks the provider what became of the launch (verbs/reconcile.py). A submit is
-never repeated blindly: after an uncertain answer the provider is asked, with ``find``, whether it arrived.
+never repeated blindly: after an uncertain answer the provider is asked, with ``find``, whether it arrived. The same
+command again goes on with a launch that was left open (an expired login, no answer, a launcher that died): one job.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cloudtune.ledger.ledger import Launch
 from cloudtune.planning.promises import copy_command, out_of_reach
 from cloudtune.providers.base import Request
 from cloudtune.verbs.plans import load_plan
-from cloudtune.verbs.reconcile import launching_lock, reconcile
+from cloudtune.verbs.reconcile import launching_lock
 from cloudtune.verbs.render import render
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from cloudtune.providers.base import Place
     from cloudtune.session import Session
 
+NO_LOGIN = "login"
+"""Code of the AuthError for a login that is missing or over, as against one that may not do something."""
 _PATIENCE_SECONDS = 2.0
 """A lock that is held for longer belongs to a launcher at work, not to a process that was just looking."""
 
@@ -39,29 +42,44 @@ def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progre
     """Start the job of ``plan`` and return its view as soon as the provider has it.
 
     Launching one plan twice with one ``launch_id`` is one job; a job that was interrupted goes on from its checkpoint.
-    ``progress`` hears one line per step. Raises CloudtuneError; a job that was refused is closed in the ledger.
+    Without one, a launch of the same recipe that was begun and never settled is gone on with. ``progress`` hears one line
+    per step. Raises CloudtuneError; a job that was refused is closed in the ledger.
     """
-    chosen = parse_launch_id(launch_id) if launch_id is not None else new_launch_id(plan.recipe.name)
+    say = progress or (lambda _: None)
+    chosen = parse_launch_id(launch_id) if launch_id is not None else _begun(plan, session) or new_launch_id(plan.recipe.name)
     known = _known(chosen, plan, session)
-    if known is not None and not _can_resume(known):
+    if known is not None and known.ref is not None and not _can_resume(known):
         return known
     with held(launching_lock(session, chosen), session.clock, _PATIENCE_SECONDS) as lock:
         if lock is None:
             raise UsageError(f"{chosen} is being launched by another process", code="launching", hint="see it with: cloudtune ps")
         known = _known(chosen, plan, session)  # again: another process may have launched or resumed it while we waited
-        if known is not None:
-            return _resume(known, session) if _can_resume(known) else known
-        return _launch(plan, chosen, session, progress or (lambda _: None))
+        if known is None:
+            return _launch(plan, chosen, session, say)
+        if known.ref is None:
+            return _go_on(known, plan, session, say)
+        return _resume(known, session) if _can_resume(known) else known
+
+
+def _begun(plan: Plan, session: Session) -> LaunchId | None:
+    """The newest launch of this recipe that has neither a job nor an end, and whose launcher is gone."""
+    for view in reversed(session.ledger.views(is_open=True, recipe=plan.recipe.name)):
+        if view.ref is not None or view.provider != plan.chosen.provider:
+            continue
+        begun = load_plan(view.id, session)
+        if begun is None or begun.recipe_digest != plan.recipe_digest:
+            continue
+        with held(launching_lock(session, view.id), session.clock) as lock:
+            if lock is not None:
+                return view.id
+    return None
 
 
 def _known(launch_id: LaunchId, plan: Plan, session: Session) -> JobView | None:
-    """The job that has this id already, settled; None for a new id. Raises UsageError when it is another recipe's or was given up."""
+    """The launch that has this id already; None for a new id. Raises UsageError when it is another recipe's or was given up."""
     view = session.ledger.view(launch_id)
     if view is None:
         return None
-    if view.ref is None and not view.ended:
-        reconcile(session)
-        view = session.ledger.view(launch_id) or view
     launched = load_plan(launch_id, session)
     if launched is not None and launched.recipe_digest != plan.recipe_digest:
         raise UsageError(
@@ -69,7 +87,21 @@ def _known(launch_id: LaunchId, plan: Plan, session: Session) -> JobView | None:
         )
     if view.ref is None and view.ended:
         raise UsageError(f"the launch {launch_id} was given up: {view.message}", code="launch-given-up", hint="launch without a job id")
-    return view if view.ref is not None else None
+    return view
+
+
+def _go_on(view: JobView, plan: Plan, session: Session, say: Callable[[str], None]) -> JobView:
+    """Settle a launch that was begun: its job if it has arrived, else the very request once more, which can only become one job."""
+    place = session.place(view.provider)
+    begun = session.ledger.launch(view.id)
+    say(f"going on with {view.id}, whose launch was begun and not finished")
+    ref = place.jobs.find(view.id)
+    if ref is not None:
+        return session.ledger.confirm(view.id, ref)
+    if begun is None or not begun.request:
+        return _launch(plan, view.id, session, say)
+    say("submitting")
+    return session.ledger.confirm(view.id, _submit(place, Request(view.provider, view.id, json.loads(begun.request)), session))
 
 
 def _can_resume(view: JobView) -> bool:
@@ -131,13 +163,22 @@ def _submit(place: Place, request: Request, session: Session) -> JobRef:
     try:
         return place.jobs.submit(request)
     except _CLEAR_NO as error:
+        if isinstance(error, AuthError) and error.code == NO_LOGIN:
+            # An earlier try of the same call may have been heard before the login was over, and nobody can be asked now.
+            _tell_way_back(error, request.launch_id)
+            raise
         _close(request.launch_id, error, session)
         raise
     except CloudtuneError as error:
         ref = _arrived(place, request.launch_id, error, session)
         if ref is None:
+            _tell_way_back(error, request.launch_id)
             raise
         return ref
+
+
+def _tell_way_back(error: CloudtuneError, launch_id: LaunchId) -> None:
+    error.hint = "; ".join(part for part in (error.hint, f"the same command again goes on with {launch_id}") if part)
 
 
 _CLEAR_NO = (RejectedError, AuthError, CapacityError, NotFoundError, NothingFits)

@@ -52,7 +52,9 @@ def store_error(facts: Facts, where: str) -> CloudtuneError:
     """Our error for what S3 answered."""
     said = f"S3 answers: {facts.message[:300]}"
     if facts.code in EXPIRED or facts.code == NO_LOGIN:
-        return AuthError(said, where=where, hint="log in again (aws sso login, or new keys), then run the command again; it goes on")
+        return AuthError(
+            said, where=where, code="login", hint="log in again (aws sso login, or new keys), then run the command again; it goes on"
+        )
     if facts.code in ("NoSuchBucket", "NoSuchUpload"):
         return StoreError(said, where=where, code="store-no-bucket" if facts.code == "NoSuchBucket" else "store-no-upload", hint=_DOCTOR)
     if facts.code in ("NoSuchKey", "NotFound", "404"):

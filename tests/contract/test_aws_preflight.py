@@ -67,7 +67,7 @@ def test_without_a_login_only_that_is_said(world, monkeypatch):
 
 def test_an_expired_login_is_said(world):
     world.cloud.faults.add("GetCallerIdentity", "expired")
-    assert codes(world) == ["auth"]
+    assert codes(world) == ["login"]
 
 
 @pytest.mark.parametrize(

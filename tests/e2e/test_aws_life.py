@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cloudtune.errors import JobFailed, StagingError
+from cloudtune.errors import AuthError, JobFailed, StagingError
 from cloudtune.job import JobState, LaunchId
 from cloudtune.providers.aws.bucket import LIFECYCLE
 from cloudtune.standins.aws.account import Quirks
@@ -211,3 +211,31 @@ def test_data_that_changes_while_it_is_staged_is_refused(cloud, tmp_path):
         (tmp_path / "rows.jsonl").write_text('{"prompt": "x", "completion": "y"}\n')
         with pytest.raises(StagingError, match="changed while"):
             session.place("aws").stager.stage(replace(bundle), plan, lambda _: None)
+
+
+@pytest.mark.parametrize("faults", [
+    [("GetCallerIdentity", "expired")],
+    [("PutObject", "expired")],
+    [("CreateTrainingJob", "expired")],
+    [("CreateTrainingJob", "lost_reply"), ("CreateTrainingJob", "expired")],
+], ids=lambda faults: " ".join(f"{operation} {kind}" for operation, kind in faults))  # fmt: skip
+def test_a_login_that_expires_in_the_middle_of_a_launch(cloud, tmp_path, faults):
+    """Said at once with exit code 4; after a new login the same command goes on, and there is one job in the end."""
+    before = len(cloud.jobs())
+    plan = aws_life.plan(tmp_path, name=f"again-{len(faults)}-{faults[0][0][:3].lower()}")
+    with aws_life.aws_session(tmp_path, cloud, ["--steps", "1"]) as session:
+        for operation, kind in faults:
+            cloud.faults.add(operation, kind)
+        with pytest.raises(AuthError) as caught:
+            launch(plan, session=session)
+        assert (caught.value.exit_code, caught.value.code) == (4, "login")
+        assert "log in" in caught.value.hint
+        left = session.ledger.views()
+        assert [view.ref for view in left] == ([None] if faults[0][0] == "CreateTrainingJob" else [])
+        assert len(cloud.jobs()) - before == len(faults) - 1
+    with aws_life.aws_session(tmp_path, cloud, ["--steps", "1"]) as session:
+        view = launch(plan, session=session)
+        assert [view.id] == [one.id for one in left] or not left
+        assert len(session.ledger.views()) == 1
+        assert len(cloud.jobs()) - before == 1
+        assert list(track(view.id, session=session, interval=0.1))[-1].state is JobState.SUCCEEDED

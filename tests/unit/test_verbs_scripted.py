@@ -78,6 +78,46 @@ def test_a_submit_that_did_not_arrive_stays_open_until_it_is_settled(stage):
     assert it.jobs.calls.count("submit") == 1
 
 
+@pytest.mark.parametrize("fault", [Fault.LOGIN_EXPIRED, Fault.UNAVAILABLE])
+@pytest.mark.parametrize("named", [True, False])
+def test_the_same_command_goes_on_with_a_launch_that_was_left_open(stage, fault, named):
+    """However late, when nobody has given it up meanwhile; with its first request, whatever the plan would be today."""
+    it = stage(faults={"submit": [fault]})
+    job = "bot-abc" if named else None
+    with pytest.raises((AuthError, UnavailableError)) as caught:
+        it.launch(job)
+    (left,) = it.session.ledger.views(is_open=True)
+    assert (left.ref, left.state) == (None, JobState.SUBMITTING)
+    assert f"the same command again goes on with {left.id}" in caught.value.hint
+    it.clock.sleep(10 * WAIT_SECONDS)
+    first = it.session.ledger.launch(left.id).request
+    it.plan = it.plan.model_copy(update={"hours": 99.0})
+    assert it.launch(job).id == left.id
+    assert len(it.session.ledger.views()) == 1
+    assert it.session.ledger.launch(left.id).request == first
+    assert it.follow(left.id)[-1].state is JobState.SUCCEEDED
+
+
+def test_a_launch_that_had_arrived_is_found_by_the_same_command(stage):
+    it = stage(faults={"submit": [Fault.LOST_REPLY], "find": [Fault.UNAVAILABLE]})
+    with pytest.raises(UnavailableError):
+        it.launch(None)
+    view = it.launch(None)
+    assert view.ref is not None
+    assert it.jobs.calls.count("submit") == 1
+    assert it.launch(None).id != view.id, "a launch that is settled is over: the command means another job"
+
+
+def test_another_recipes_open_launch_and_a_launcher_at_work_are_left_alone(stage):
+    it = stage(faults={"submit": [Fault.LOGIN_EXPIRED]})
+    with pytest.raises(AuthError):
+        it.launch("bot-abc")
+    other = it.plan.model_copy(update={"recipe_digest": "0" * 64})
+    assert launch(other, session=it.session).id != "bot-abc"
+    with held(launching_lock(it.session, LaunchId("bot-abc")), it.clock):
+        assert it.launch(None).id != "bot-abc"
+
+
 def test_a_clear_no_closes_the_launch(stage):
     it = stage(faults={"submit": [Fault.REJECTED]})
     with pytest.raises(RejectedError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from cloudtune.errors import (
@@ -128,8 +129,12 @@ _REFUSED = "ask for the permission that the sentence names; the role and the use
 _Maker = Callable[..., CloudtuneError]
 
 ERRORS: Final[dict[str, tuple[_Maker, str]]] = {
-    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "RequestExpired"), (AuthError, _LOGIN)),
-    **dict.fromkeys(("UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId"), (AuthError, _LOGIN)),
+    **dict.fromkeys(
+        ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"), (partial(AuthError, code="login"), _LOGIN)
+    ),
+    **dict.fromkeys(
+        ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId"), (partial(AuthError, code="login"), _LOGIN)
+    ),
     **dict.fromkeys(("SignatureDoesNotMatch", "InvalidSignatureException", "RequestTimeTooSkewed"), (AuthError, "check keys and clock")),
     **dict.fromkeys(("AccessDeniedException", "AccessDenied", "UnauthorizedOperation"), (AuthError, _REFUSED)),
     **dict.fromkeys(
