@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import cast
 
 from cloudtune.errors import UsageError
+from cloudtune.offers.disks import USD_PER_GIB_HOUR
 from cloudtune.offers.offer import NO_GPU, Gpu, Offer, Purchase
 from cloudtune.offers.spot import with_managed_spot
 from cloudtune.units import GIB, MIB
 
 PROVIDERS = ("aws", "gcp")
 TABLES = Path(__file__).with_name("tables")
-# Vertex AI, pd-ssd: 0.1955 USD per GiB and month of 730 h, us-central1, reference of 2026-08.
-DISK_USD_PER_GIB_HOUR = {"aws": 0.0, "gcp": 0.0002678}
 # What nvidia-smi reports is more than CUDA hands out: 2-3 % on T4, A10G and L4, 0.5-1 % on larger cards.
 USABLE_OF_REPORTED = 0.97
 _BF16_SINCE = 8.0
@@ -133,7 +132,7 @@ def _offer(provider: str, row: dict[str, str]) -> Offer:
         network_gbps=float(row["network_gbps"]) if row["network_gbps"] else None,
         accelerator=row["accelerator"],
         blocked=row["blocked"],
-        disk_usd_per_gib_hour=DISK_USD_PER_GIB_HOUR[provider],
+        disk_usd_per_gib_hour=USD_PER_GIB_HOUR[provider],
     )
 
 

@@ -10,6 +10,7 @@ from cloudtune import cost
 from cloudtune.errors import NothingFits
 from cloudtune.memory.measured import NOTHING, Measurements
 from cloudtune.models.shape import ModelShape
+from cloudtune.offers.disks import basis
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.advice import advise, halving
 from cloudtune.planning.calibrate import Calibration
@@ -19,6 +20,7 @@ from cloudtune.planning.plan import Advice, Candidate, Chosen, DataStats, Plan, 
 from cloudtune.planning.promises import out_of_reach, refuse_undone, without_effect
 from cloudtune.planning.reckoner import device_of, fits
 from cloudtune.planning.resolve import decisions, resolve
+from cloudtune.planning.speeds import NETWORK_GBPS_UNKNOWN
 from cloudtune.planning.ways import Rates
 from cloudtune.recipe.digest import recipe_digest
 from cloudtune.recipe.spec import Recipe
@@ -96,7 +98,7 @@ def _nothing(question: Question, weighing: Weighing) -> str:
 def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
     recipe, offer, way = question.recipe, best.offer, best.way
     rates = weighing.timing.rates(offer)
-    chosen = chosen_of(offer, rates)
+    chosen = chosen_of(offer, rates, weighing.timing.disk_usd_per_hour(offer))
     resolved = resolve(
         recipe,
         question.shape,
@@ -130,15 +132,16 @@ def _plan(question: Question, weighing: Weighing, best: Option) -> Plan:
         candidates=tuple(option.candidate() for option in weighing.options),
         rejected=weighing.rejected,
         decisions=decisions(recipe, resolved, way.layout),
-        warnings=_warnings(question, offer, high * 3600, limit),
+        warnings=(*_warnings(question, offer, high * 3600, limit), *_unknown_speed(offer, nodes)),
         fallbacks=_fallbacks(weighing, best),
         training_seconds=weighing.timing.uncorrected_seconds(offer, way),
         advice=halving(recipe, best.way.usd, question.best_of) if recipe.compute.provider != "local" else (),
     )
 
 
-def chosen_of(offer: Offer, rates: Rates) -> Chosen:
+def chosen_of(offer: Offer, rates: Rates, disk_usd_per_hour: float) -> Chosen:
     """An offer as the plan records it, with its disk in the price."""
+    disk = round(disk_usd_per_hour, 6) if offer.usd_per_hour else 0.0
     return Chosen(
         provider=offer.provider,
         region=offer.region,
@@ -149,6 +152,8 @@ def chosen_of(offer: Offer, rates: Rates) -> Chosen:
         usd_per_hour=rates.expected,
         price_date=offer.price_date,
         accelerator=offer.accelerator,
+        disk_usd_per_hour=disk,
+        disk_basis=basis(offer.provider, offer.region, offer.instance) if disk else "",
         usd_per_hour_high=rates.high if rates.high > rates.expected else None,
     )
 
@@ -199,6 +204,13 @@ def _warnings(question: Question, offer: Offer, longest: float, limit: int | Non
     if days is not None and days > STALE_DAYS:
         said.append(f"the price of {offer.instance} is {days} days old; refresh it with: cloudtune catalog refresh")
     return tuple(said)
+
+
+def _unknown_speed(offer: Offer, nodes: int) -> tuple[str, ...]:
+    """Said where the time of several machines rests on a guess."""
+    if nodes == 1 or offer.network_gbps is not None:
+        return ()
+    return (f"how fast {offer.instance} machines talk to each other is not known: {NETWORK_GBPS_UNKNOWN:g} Gbit/s is assumed",)
 
 
 def price_age_days(price_date: str, today: date) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cloudtune import cost
+from cloudtune.offers import disks
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.plan import Plan
 from cloudtune.units import usd
@@ -60,7 +61,7 @@ def _is(offer: Offer, plan: Plan) -> bool:
 
 def _disk(plan: Plan, offer: Offer) -> float:
     size = plan.resolved.compute.disk_gib
-    return offer.disk_usd_per_gib_hour * size if isinstance(size, int) else 0.0
+    return disks.usd_per_hour(offer.provider, offer.disk_usd_per_gib_hour, size) if isinstance(size, int) else 0.0
 
 
 def _inputs(plan: Plan, now: Mapping[str, str]) -> list[str]:

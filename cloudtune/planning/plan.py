@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cloudtune.memory.estimate import Estimate
+from cloudtune.offers.disks import Basis
 from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import Frozen, Recipe
 
@@ -45,6 +46,10 @@ class Chosen(Frozen):
     """ISO date of the price; empty when the machine costs nothing."""
     accelerator: str = ""
     """The provider's word for the GPU where a request must say it (Vertex AI), else empty."""
+    disk_usd_per_hour: NonNegative = 0.0
+    """The part of ``usd_per_hour`` that is the boot disk."""
+    disk_basis: Basis = ""
+    """``listed``: the disk's price has a source; ``assumed``: another's is taken, which may be half of it off (offers/disks.py)."""
     usd_per_hour_high: NonNegative | None = None
     """The most an hour may cost where the price is a range (managed spot: the on-demand price); None for a fixed price."""
 

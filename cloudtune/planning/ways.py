@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cloudtune import cost
 from cloudtune.models.shape import ModelShape
+from cloudtune.offers import disks
 from cloudtune.offers.offer import Offer
 from cloudtune.planning import duration
 from cloudtune.planning.calibrate import Calibration
@@ -148,9 +149,13 @@ class Timing:
         risk = risk_usd(usd, hours, purchase=offer.purchase, interval_seconds=interval, restart_seconds=start.expected)
         return Way(layout, training, total, usd, risk)
 
+    def disk_usd_per_hour(self, offer: Offer) -> float:
+        """USD per hour of one machine's boot disk."""
+        return disks.usd_per_hour(offer.provider, offer.disk_usd_per_gib_hour, disk_gib(self.recipe, self.shape))
+
     def rates(self, offer: Offer) -> Rates:
         """USD per hour and machine with its boot disk; an unknown price counts as nothing (it is only taken when named)."""
-        disk = offer.disk_usd_per_gib_hour * disk_gib(self.recipe, self.shape)
+        disk = self.disk_usd_per_hour(offer)
         expected = offer.usd_per_hour or 0.0
         ends = offer.usd_per_hour_low or expected, expected, offer.usd_per_hour_high or expected
         return Rates(*(round(value + disk, 6) if offer.usd_per_hour else 0.0 for value in ends))

@@ -181,3 +181,26 @@ def test_steps_fill_up_across_epochs_as_the_trainer_counts_them():
     """1,000 rows in steps of 16, three times: 187.5 steps, the last one filled up; not 3 x 63."""
     stats = DataStats(rows=1_000, tokens=100_000, mean_tokens=100, longest_tokens=200, basis="stated")
     assert amount_of_work(recipe(training={"epochs": 3, "batch_size": 16}), stats).steps == 188
+
+
+@pytest.mark.parametrize(
+    ("region", "instance", "basis"),
+    [("us-central1", "g2-one", "listed"), ("europe-west4", "g2-one", "assumed"), ("us-central1", "a3-ultragpu-8g", "assumed")],
+)
+def test_the_disk_is_in_the_price_with_how_well_it_is_known_and_never_smaller_than_it_is_billed(region, instance, basis):
+    given = recipe(method={"type": "qlora"}, compute={"regions": [region], "disk_gib": 60})
+    asked = offer(provider="gcp", region=region, instance=instance, memory_gib=79, gpu="H100-80GB", disk_usd_per_gib_hour=0.001)
+    chosen = decide(question(given, asked)).chosen
+    assert (chosen.disk_usd_per_hour, chosen.usd_per_hour, chosen.disk_basis) == (0.1, 1.1, basis)
+    free = decide(question(recipe(method={"type": "qlora"}), offer())).chosen
+    assert (free.disk_usd_per_hour, free.disk_basis) == (0.0, "")
+
+
+def test_a_guessed_network_is_said_only_where_machines_talk():
+    def warnings(nodes, **known):
+        given = recipe(method={"type": "qlora"}, compute={"nodes": nodes})
+        return [text for text in decide(question(given, offer(**known))).warnings if "talk to each other" in text]
+
+    assert warnings(1) == []
+    assert warnings(2, network_gbps=100.0) == []
+    assert "25 Gbit/s is assumed" in warnings(2)[0]

@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from cloudtune.offers.disks import LEAST_GIB
 from cloudtune.providers.checks import Flag, Items, Pairs, Text, Violation, Whole, check, members, refuse, with_fixes, words
 from cloudtune.providers.gcp.machines import MACHINES, availability, boot_disk_type, pair_fault, purchase_fault
 
 DAY: Final = 86_400
 MAX_FLEX_SECONDS: Final = 7 * DAY
 MAX_SECONDS: Final = 28 * DAY  # our own ceiling: Google names none beside the default of 7 days
-LEAST_DISK_GB: Final = 100
+LEAST_DISK_GB: Final = LEAST_GIB["gcp"]
 RESERVATION_KEY: Final = "compute.googleapis.com/reservation-name"
 ACCELERATORS: Final = words(
     "NVIDIA_TESLA_P100 NVIDIA_TESLA_V100 NVIDIA_TESLA_P4 NVIDIA_TESLA_T4 NVIDIA_TESLA_A100 NVIDIA_A100_80GB NVIDIA_L4 "

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from cloudtune.offers.disks import HYPERDISK
+
 Known = Literal["yes", "no", "unknown"]
 
 _FIXED: Final[dict[str, str]] = {  # accelerator → machine:count; the count is fixed and must be sent all the same
@@ -35,7 +37,6 @@ GONE: Final = {"NVIDIA_TESLA_P100": "2026-09-15", "NVIDIA_TESLA_K80": "2024-05-0
 _FLEX: Final = frozenset({"NVIDIA_L4", "NVIDIA_TESLA_A100", "NVIDIA_A100_80GB", "NVIDIA_H100_80GB", "NVIDIA_H200_141GB", "NVIDIA_B200"})
 _ONLY_SPOT_OR_FLEX: Final = frozenset({"a3-highgpu-1g", "a3-highgpu-2g", "a3-highgpu-4g"})
 _ONLY_RESERVED: Final = frozenset({"a4x-highgpu-4g"})
-_HYPERDISK: Final = ("a3-ultragpu-", "a4-", "a4x-")
 _GIB_NETWORK: Final = ("a3-ultragpu-", "a4-", "a4x-")
 
 _NOT_FOR_TRAINING: Final[dict[str, frozenset[str]]] = {
@@ -104,7 +105,7 @@ def availability(region: str, accelerator: str) -> Known:
 
 def boot_disk_type(machine: str) -> str:
     """The kind of boot disk that the machine takes."""
-    return "hyperdisk-balanced" if machine.startswith(_HYPERDISK) else "pd-ssd"
+    return "hyperdisk-balanced" if machine.startswith(HYPERDISK) else "pd-ssd"
 
 
 def needs_network_script(machine: str) -> bool:
