@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 from cloudtune.planning.copied import sources
 from cloudtune.planning.plan import Plan
@@ -20,6 +21,7 @@ from cloudtune.recipe.locations import is_remote
 from cloudtune.rendering.bundle import Bundle
 from cloudtune.rendering.channel import code_channel
 from cloudtune.rendering.jobfile import MODEL_CHANNEL, LocalInput
+from cloudtune.units import duration as spell
 
 LETTERS = 8  # of the job's digest, in folder names
 _LINE = 120
@@ -115,11 +117,11 @@ def _cells(
         _code("carried", _carried(facts, orders, wheel, files), form=True),
         _code("machine", "job.check_machine()  # GPU and memory against the estimate, before anything is downloaded"),
         _code("install", "job.install()  # only what differs from the lock, in a folder of its own: nothing has to be restarted"),
-        _code("data", "job.bring_data(DATA)"),
-        _code("keep", "job.keep_in(KEEP)"),
+        _code("data", "job.bring_data(DATA)  # what this notebook does not hold, each checked by its digest where that is known"),
+        _code("keep", "job.keep_in(KEEP)  # opens Drive or the bucket, and takes up what an earlier machine left there"),
         _text("training", _TRAINING),
         _code("train", "job.train()"),
-        _code("result", "job.show()"),
+        _code("result", "job.show()  # losses, memory beside the estimate, and where the files are"),
         _code("check", "job.check_result()  # loads the result in a new process and measures it again"),
     ]
 
@@ -197,23 +199,43 @@ def _packed(content: bytes) -> str:
     return "\n".join(textwrap.wrap(base64.b64encode(bz2.compress(content)).decode(), _LINE))
 
 
-def _about(plan: Plan, facts: Mapping[str, object], files: Mapping[str, bytes]) -> str:
+def _about(plan: Plan, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """What this notebook is and how to run it, for somebody who has neither seen cloudtune nor this recipe."""
     data = ", ".join(name.rpartition("/")[2] for name in sorted(files) if not name.startswith("job/"))
-    bring = facts["bring"]
-    wanted = [item for item in bring.values() if not str(item.get("from")).startswith("gs://")] if isinstance(bring, dict) else []
-    names = ", ".join(f"`{item.get('from') or item['name']}`" for item in wanted)
-    secrets = ", ".join(f"`{name}`" for name in sorted(plan.recipe.secrets))
     peak, kind = f"{plan.memory.peak_bytes / 2**30:.1f} GiB", "GPU memory" if plan.layout.gpus else "host memory"
     lines = [
         f"# {plan.recipe.name}: {plan.recipe.method.type} of {plan.recipe.model.base}",
         "",
         f"Written by `cloudtune render --target colab`, version {plan.cloudtune_version}, from a recipe. It runs the trainer of",
-        "cloudtune's jobs on SageMaker, Vertex AI and laptops; nothing of it has to be published or installed before. Run all",
-        "cells from top to bottom; each may be run again.",
+        "cloudtune's jobs on SageMaker, Vertex AI and laptops; nothing of it has to be published or installed before.",
+        "",
+        *(f"{number}. {step}" for number, step in enumerate(_steps(plan, facts), 1)),
         "",
         f"- Estimated peak: {peak} of {kind} (± {plan.memory.error_bar:.0%}); {plan.steps:,} optimizer steps.",
     ]
     lines += [f"- This notebook holds your data ({data}): share it as you would share that."] if data else []
-    lines += [f"- It does not hold {names}: say in `DATA` where that is."] if names else []
-    lines += [f"- It needs {secrets} from the notebook's secrets (the key in the side bar). No value is in it."] if secrets else []
     return "\n".join(lines)
+
+
+def _steps(plan: Plan, facts: Mapping[str, Any]) -> list[str]:
+    """What a person does, in order; each cell may be run again."""
+    fits = facts["estimate"]["fits"]
+    runtime = f"choose {' or '.join(fits)}; less is not enough." if fits else "any will do, no GPU is needed."
+    steps = [f"`Runtime > Change runtime type`: {runtime}"]
+    steps.append(f'First cell: where are results kept? With `KEEP = "drive"` that is the folder `cloudtune/{facts["name"]}` of your Drive.')
+    far = [str(item["from"]) for item in facts["bring"].values() if item.get("from")]
+    missing = [f"`{item.get('from') or item['name']}`" for item in facts["bring"].values() if not str(item.get("from")).startswith("gs://")]
+    if missing:
+        steps.append(
+            f"This notebook does not hold {', '.join(missing)}: put it into a folder and name that in `DATA`, or be asked to upload it."
+        )
+    if any(uri.startswith("gs://") for uri in far):
+        steps.append("Data in `gs://` is fetched with your own Google login, which Colab asks for.")
+    if plan.recipe.secrets:
+        names = ", ".join(f"`{name}`" for name in sorted(plan.recipe.secrets))
+        steps.append(f"Put {names} into the notebook's secrets (the key in the side bar) and allow access. No value is in the notebook.")
+    long = f" on {fits[0]}" if fits else ""
+    steps.append(
+        f"`Runtime > Run all`: about {spell(plan.hours * 3600)}{long}. The result is in `model/` of that folder, and its loss is below."
+    )
+    return steps

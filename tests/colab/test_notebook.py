@@ -171,3 +171,20 @@ def test_a_provider_has_no_meaning_here(tmp_path: Path):
     answer = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert "compute.instance=L4" in answer.stderr
+
+
+def test_the_first_cell_says_to_a_newcomer_what_to_do():
+    def about(recipe, *sets):
+        body = json.loads(made(RECIPES / recipe, *sets).content)
+        return "".join(body["cells"][0]["source"])
+
+    away = about("mistral-7b-lora.yaml", "secrets.HF_TOKEN=env")
+    assert "1. `Runtime > Change runtime type`: choose L4 or A100" in away
+    assert re.search(r"folder `cloudtune/mistral-7b-lora-[0-9a-f]{8}` of your Drive", away)
+    assert "3. This notebook does not hold `s3://your-bucket/tickets/train.jsonl`" in away
+    assert "4. Put `HF_TOKEN` into the notebook's secrets" in away
+    assert re.search(r"5. `Runtime > Run all`: about \d+ h \d+ min on L4", away)
+    here = about("quickstart.yaml")
+    assert "any will do, no GPU is needed" in here
+    assert "does not hold" not in here
+    assert "secrets" not in here
