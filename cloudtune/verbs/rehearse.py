@@ -83,7 +83,8 @@ def rehearse(
             small = make_small(plan, session=session, runner=preparing, image=image, folder=prepared, say=say)
             done.append(Proof(step, ok=True, detail=small.detail, seconds=time.monotonic() - at))
             runner, load = _runner(connection, image, session.settings.cache)
-            unproved = _unproved(plan, mode, small, entry.unproved)
+            cannot = entry.unproved if mode == "process" else (*entry.unproved, *entry.unproved_in_containers)
+            unproved = _unproved(plan, mode, small, cannot)
             with _walk(small, runner, folder, session, name, load, say) as walk:
                 for step, action in steps_of(walk):
                     say(step)
