@@ -11,16 +11,20 @@ import pytest
 from cloudtune.clock import VirtualClock
 from cloudtune.errors import AuthError, StagingError, UnavailableError
 from cloudtune.filelock import FileLock
+from cloudtune.job import JobState
 from cloudtune.providers.gcp.copying import Copies, look_at
 from cloudtune.providers.gcp.inputs import look_at_input
 from cloudtune.rendering.jobfile import BucketInput, bucket_inputs
 from cloudtune.standins.gcp.cloud import GcpStandin
+from cloudtune.verbs.launch import launch
+from cloudtune.verbs.track import track
 from cloudtune.wire.aws import Login as AwsLogin
 from cloudtune.wire.gcs import Bucket
 from cloudtune.wire.gcs_upload import Uploads, fingerprint
 from cloudtune.wire.google import Login
 from cloudtune.wire.s3 import RANGE_BYTES
 from cloudtune.wire.s3 import Bucket as S3Bucket
+from tests.gcp_life import gcp_session, quick_scene, write_trainer
 from tests.unit.gcp_builders import gcp_plan
 
 URI = "s3://theirs/deep/rows.jsonl"
@@ -190,3 +194,18 @@ def test_inputs_in_buckets_have_places_of_their_own(tmp_path):
     plan = gcp_plan(tmp_path, data="gs://b/deep/my rows.jsonl", model={"base": "gs://b/m/"})
     assert bucket_inputs(plan) == (BucketInput("train-0/my rows.jsonl", "gs://b/deep/my rows.jsonl"), BucketInput("model", "gs://b/m/"))
     assert [item.channel for item in bucket_inputs(gcp_plan(tmp_path, data="s3://b/rows.jsonl"))] == ["train-0/rows.jsonl"]
+
+
+def test_a_launch_copies_its_data_and_the_job_finds_it(s3, tmp_path, monkeypatch):
+    s3.put_object(Bucket="theirs", Key="deep/rows.jsonl", Body=b"{}\n" * 100)
+    told = []
+    with GcpStandin.start(tmp_path / "cloud", scene=quick_scene()) as cloud:
+        for name, value in cloud.environment.items():
+            monkeypatch.setenv(name, value)
+        with gcp_session(tmp_path, cloud, trainer=write_trainer(tmp_path, steps=2)) as session:
+            for launch_id in ("first-abc", "second-abc"):
+                launch(gcp_plan(tmp_path / "data", data=URI), session=session, launch_id=launch_id, progress=told.append)
+            ended = [list(track(launch_id, session=session))[-1] for launch_id in ("first-abc", "second-abc")]
+        assert [view.state for view in ended] == [JobState.SUCCEEDED] * 2, ended
+        assert any(entry.text == "inputs job/job.json train-0/rows.jsonl" for entry in cloud.logs.entries)
+    assert f"{URI} was copied before" in told

@@ -96,6 +96,14 @@ def test_data_and_base_model_in_cloud_storage_are_read_from_where_they_are(cloud
         assert not [name for name in cloud.store.bucket(cloud.scene.bucket).objects if "/models/" in name], "nothing was copied"
 
 
+def test_data_in_s3_that_this_login_cannot_read_is_a_problem_before_anything_is_uploaded(cloud, tmp_path):
+    with gcp_session(tmp_path, cloud) as session:
+        problems = session.place("gcp").preflight.check(gcp_plan(tmp_path / "data", data="s3://theirs/rows.jsonl"))
+        assert [type(problem) for problem in problems] == [AuthError]
+        assert "log in again (aws sso login" in problems[0].hint
+    assert cloud.faults.calls["storage.objects.insert"] == 0
+
+
 def test_the_same_release_builds_and_uploads_once(cloud, tmp_path):
     trainer = write_trainer(tmp_path, steps=2)
     with gcp_session(tmp_path, cloud, trainer=trainer) as session:

@@ -86,6 +86,7 @@ class GcpPreflight:
             yield _looked(
                 f"input {item.uri}",
                 lambda item=item: look_at_input(item, region, self._services.login, self._clock.sleep, self._settings),  # type: ignore[misc]
+                yours=item.uri.startswith("s3://"),
             )
 
     def _project(self, project: str) -> str:
@@ -214,12 +215,15 @@ def _problem(name: str, error: CloudtuneError) -> Finding:
     return Finding(name, "problem", error.what, error.hint, error)
 
 
-def _looked(name: str, look: Callable[[], str | Finding]) -> Finding:
-    """What ``look`` found; what it raises is a problem, except that it may not look or got no answer."""
+def _looked(name: str, look: Callable[[], str | Finding], *, yours: bool = False) -> Finding:
+    """What ``look`` found; what it raises is a problem, except that it may not look or got no answer.
+
+    ``yours``: your own login has to read it, so that it may not is a problem too.
+    """
     try:
         found = look()
     except CloudtuneError as error:
-        if error.retryable or (isinstance(error, AuthError) and error.code == "auth"):
+        if error.retryable or (isinstance(error, AuthError) and error.code == "auth" and not yours):
             return Finding(name, "note", f"could not be looked at: {error.what}", error.hint)
         return _problem(name, error)
     return found if isinstance(found, Finding) else Finding(name, "ok", found)
