@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, NewType
+from typing import Any, ClassVar, Literal, NewType
 
 from cloudtune.errors import UsageError
 
@@ -71,6 +71,8 @@ _TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, Jo
 @dataclass(frozen=True, slots=True)
 class JobRef:
     """Where a job runs, as a URL that people can paste: ``local://this-machine/quickstart-ab12...``."""
+
+    WRITTEN_AS_TEXT: ClassVar[bool] = True  # in JSON too
 
     provider: str
     place: str

@@ -6,13 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cloudtune.clock import Clock, SystemClock
-from cloudtune.ledger.ledger import Ledger
-from cloudtune.providers import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from cloudtune.ledger.ledger import Ledger
     from cloudtune.providers.base import Place
     from cloudtune.settings import Settings
 
@@ -40,11 +39,15 @@ class Session:
     @cached_property
     def ledger(self) -> Ledger:
         """The job database, opened on first use. Raises LedgerError."""
+        from cloudtune.ledger.ledger import Ledger
+
         return Ledger(self.settings.home, self.clock)
 
     def place(self, name: str) -> Place:
         """The provider called ``name``, connected once. Raises UsageError when it is unknown or not installed."""
         if name not in self._places:
+            from cloudtune.providers import registry
+
             self._places[name] = registry.connect(name, self.settings, self.clock)
         return self._places[name]
 

@@ -19,7 +19,7 @@ from cloudtune.planning.plan import Chosen, DataStats, Plan
 from cloudtune.providers.base import Place, Request
 from cloudtune.providers.local.place import connect
 from cloudtune.providers.scripted import ScriptedJobs, scripted_place
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.session import Session
 from cloudtune.settings import Settings

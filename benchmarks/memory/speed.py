@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from cloudtune.memory.device import Device  # noqa: E402
 from cloudtune.memory.reckon import estimate_memory, reckon, tape_for  # noqa: E402
 from cloudtune.models.registry import find_shape  # noqa: E402
-from cloudtune.recipe.resolved import Layout  # noqa: E402
+from cloudtune.recipe.layout import Layout  # noqa: E402
 from cloudtune.recipe.spec import Recipe  # noqa: E402
 from tests.pace import slowness  # noqa: E402
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from cloudtune.planning import duration  # noqa: E402 - the checkout first, whatever is installed
 from cloudtune.planning.duration import Constants, Machine, ModelNumbers, Task  # noqa: E402
 from cloudtune.planning.speeds import gpu_speed, wires  # noqa: E402
-from cloudtune.recipe.resolved import Layout  # noqa: E402
+from cloudtune.recipe.layout import Layout  # noqa: E402
 
 ROWS = ROOT / "cloudtune" / "planning" / "data" / "throughput.csv"
 ACCURACY = ROOT / "docs" / "accuracy.md"

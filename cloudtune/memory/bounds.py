@@ -7,13 +7,18 @@ A job whose floor is above the capacity cannot run, whatever its batch; that rul
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cloudtune.memory.behaviour import Behaviour
-from cloudtune.memory.inventory import Method, is_quantised, is_target, output_name, stored
+from cloudtune.memory.inventory import is_quantised, is_target, output_name, stored
 from cloudtune.memory.loading import SHARED
 from cloudtune.memory.optimizers import state_sizes
 from cloudtune.memory.program import Job
 from cloudtune.models.shape import Tensor
-from cloudtune.recipe.spec import FullMethod, QloraMethod
+from cloudtune.recipe.method import is_full, is_qlora
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.method import Method
 
 
 def floor_bytes(job: Job) -> int:
@@ -35,16 +40,16 @@ def _resident(tensor: Tensor, name: str, job: Job, output: str) -> int:
     method, behaviour = job.method, job.behaviour
     form = stored(tensor, name, method, behaviour, output)
     total = sum(_rounded(-(-size // job.shards) if what in SHARED else size) for what, size in form.pieces)
-    if behaviour.kbit_upcast and isinstance(method, QloraMethod) and not is_quantised(tensor, name, method, output):
+    if behaviour.kbit_upcast and is_qlora(method) and not is_quantised(tensor, name, method, output):
         total = _rounded(-(-tensor.numel // job.shards) * 4)
-    if isinstance(method, FullMethod):
+    if is_full(method):
         table = tensor.kind in {"embedding", "position"}
         return total + _states(-(-tensor.numel // job.shards), behaviour.full_word, behaviour, table=table)
     return total + _adapter(tensor, name, method, job, output)
 
 
 def _adapter(tensor: Tensor, name: str, method: Method, job: Job, output: str) -> int:
-    if isinstance(method, FullMethod) or tensor.kind != "linear" or name == output or not is_target(tensor.module, method.target_modules):
+    if is_full(method) or tensor.kind != "linear" or name == output or not is_target(tensor.module, method.target_modules):
         return 0
     word, total = job.behaviour.adapter_word, 0
     for size in tensor.shape:

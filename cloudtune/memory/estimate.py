@@ -6,34 +6,39 @@ device shows (peak = reserved + context). All in bytes per GPU; on the CPU, of t
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from pydantic import Field
-
-from cloudtune.recipe.spec import Frozen
+from cloudtune.recipe.layout import WRITTEN
 
 
-class MemoryPart(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPart:
     """One named share of the peak, in bytes."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = WRITTEN
+
     name: str
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: int
 
 
-class Estimate(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
     """Peak memory per GPU in bytes. ``peak_bytes`` = ``reserved_bytes`` + ``context_bytes`` = sum of ``parts``."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = WRITTEN
 
     peak_bytes: int
     allocated_bytes: int
     reserved_bytes: int
     context_bytes: int
     """CUDA context and libraries; on the CPU the interpreter with torch and transformers loaded."""
-    error_bar: Annotated[float, Field(ge=0)]
+    error_bar: float
     """Half width as a fraction of the peak: the truth is expected within peak x (1 ± error_bar)."""
     low_bytes: int
     high_bytes: int
     """peak x (1 - error_bar) and peak x (1 + error_bar), rounded outwards."""
-    parts: tuple[MemoryPart, ...] = Field(strict=False)
+    parts: tuple[MemoryPart, ...]
     peak_phase: str = ""
     """Where the peak is: load, forward, loss, backward, optimizer, eval, save."""
     evidence: str = ""

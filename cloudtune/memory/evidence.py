@@ -7,12 +7,16 @@ margin that the verdict keeps free. Bars shrink when measurements of the class c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloudtune.memory.device import CONTEXT_MIB, Device
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import FullMethod, QloraMethod, Recipe
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.method import is_full, is_qlora
 from cloudtune.units import MIB
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 LEAST_BYTES = 400 * MIB
 LEAST_BYTES_CPU = 250 * MIB
@@ -37,9 +41,9 @@ def _reasons(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) 
         found.append(Evidence(0.25, "host memory: the C allocator and the page cache are not modelled"))
     elif not any(name in device.name for name in CONTEXT_MIB):
         found.append(Evidence(0.05, f"no published context size for {device.name}: a class value is used"))
-    if isinstance(recipe.method, FullMethod):
+    if is_full(recipe.method):
         found.append(Evidence(0.05, "full training: traced on the CPU, measured on BERT-large only"))
-    if isinstance(recipe.method, QloraMethod):
+    if is_qlora(recipe.method):
         int8 = recipe.method.quantization == "int8"
         found.append(
             Evidence(0.1, "8-bit training: modelled, not measured") if int8 else Evidence(0.05, "4-bit: measured on T4 and RTX 4080")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloudtune.errors import UsageError
 from cloudtune.memory.allocator import replay
@@ -18,8 +18,11 @@ from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate, MemoryPart
 from cloudtune.memory.program import workspace_bytes
 from cloudtune.memory.tape import Tape
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod, Recipe
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.method import is_full, is_qlora
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import LoraMethod, QloraMethod, Recipe
 
 ERROR_BAR = 0.12
 STEPS = 2
@@ -86,7 +89,7 @@ def traced_tape(config: Mapping[str, Any], recipe: Recipe, layout: Layout, devic
         with torch.device("meta"):
             model = build()
         with FakeTensorMode(allow_non_fake_inputs=True):
-            _materialise(model, None if isinstance(recipe.method, FullMethod) else word, recipe)
+            _materialise(model, None if is_full(recipe.method) else word, recipe)
             model.train()
             tape.mark("load")
             for tensor in (*model.parameters(), *model.buffers()):
@@ -142,12 +145,12 @@ def _builder(config: Mapping[str, Any], recipe: Recipe, layout: Layout, word: An
         settings = AutoConfig.for_model(fields.pop("model_type", ""), **fields)
         settings.use_cache = False
         model = kind.from_config(settings)
-        if isinstance(method, QloraMethod):
+        if is_qlora(method):
             _quantise(model, method, word)
-        if isinstance(method, LoraMethod):
+        if not is_full(method):
             model = _adapted(model, method)
         if layout.gradient_checkpointing:
-            base = model.get_base_model() if isinstance(method, LoraMethod) else model
+            base = model.get_base_model() if not is_full(method) else model
             base.activation_checkpointing_enable({"use_reentrant": False})
         return model
 
@@ -212,7 +215,7 @@ def _packed(module: Any, recipe: Recipe, word: Any) -> Any:
     import torch
     from bitsandbytes.functional import QuantState
 
-    assert isinstance(recipe.method, QloraMethod)  # noqa: S101 - only quantised methods have packed weights
+    assert is_qlora(recipe.method)  # noqa: S101 - only quantised methods have packed weights
     count = module.in_features * module.out_features
     weight = torch.nn.Parameter(torch.empty(((count + 1) // 2, 1), dtype=torch.uint8), requires_grad=False)
     scales, nested = -(-count // 64), recipe.method.double_quant

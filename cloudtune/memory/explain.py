@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.loss import KIND
 from cloudtune.memory.program import Job
 from cloudtune.memory.reckon import Reckoned, job_of, live_at, reckon
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Recipe
+from cloudtune.recipe.layout import Layout
 from cloudtune.units import gib
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 FUSED = "training.fused_loss: true"
 MOST_SHARES = 5

@@ -7,6 +7,7 @@ are alike are built once per *real* layer of the run and counted for the folded 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cloudtune.errors import UsageError
 from cloudtune.memory.autograd import Leaf
@@ -14,9 +15,12 @@ from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.lora import Adapter, LinearLayer
 from cloudtune.memory.ops import Weight
 from cloudtune.models.shape import Block, ModelShape, Tensor
-from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod
+from cloudtune.recipe.method import is_full, is_qlora
 
-Method = FullMethod | LoraMethod | QloraMethod
+if TYPE_CHECKING:
+    from cloudtune.recipe.method import Method
+    from cloudtune.recipe.spec import LoraMethod
+
 BLOCK = 64  # numbers per scale of NF4 and FP4
 NESTED_BLOCK = 256  # scales per scale of double quantisation
 ATTENTION_PARTS = frozenset({"self_attn", "attention", "attn", "self_attention", "linear_attn"})
@@ -37,8 +41,8 @@ class Stored:
 
 def stored(tensor: Tensor, name: str, method: Method, behaviour: Behaviour, output: str) -> Stored:
     """The stored form of a parameter. Linear weights but the output embedding are quantised; all else stays as it is."""
-    if not isinstance(method, QloraMethod) or tensor.kind != "linear" or name == output or tensor.tied_to is not None:
-        word = behaviour.full_word if isinstance(method, FullMethod) else behaviour.compute_word
+    if not is_qlora(method) or tensor.kind != "linear" or name == output or tensor.tied_to is not None:
+        word = behaviour.full_word if is_full(method) else behaviour.compute_word
         return Stored("weights", (("weight", tensor.numel * word),))
     count = tensor.numel
     if method.quantization == "int8":
@@ -61,7 +65,7 @@ def output_name(shape: ModelShape) -> str:
 
 def is_quantised(tensor: Tensor, name: str, method: Method, output: str) -> bool:
     """Whether bitsandbytes packs this parameter."""
-    return isinstance(method, QloraMethod) and tensor.kind == "linear" and name != output and tensor.tied_to is None
+    return is_qlora(method) and tensor.kind == "linear" and name != output and tensor.tied_to is None
 
 
 def is_target(module: str, targets: str | tuple[str, ...]) -> bool:
@@ -155,7 +159,7 @@ def build_layer(block: Block, index: int, copies: int, shape: ModelShape, method
     name = f"{shape.layers_name}.{index}"
     layer = Layer(block, name, copies=copies)
     trained.open(copies)
-    full = isinstance(method, FullMethod)
+    full = is_full(method)
     weights: dict[str, Weight] = {}
     for tensor in block.tensors:
         word = weight_word(method, behaviour, quantised=is_quantised(tensor, "", method, output_name(shape)))
@@ -171,7 +175,7 @@ def build_layer(block: Block, index: int, copies: int, shape: ModelShape, method
         elif tensor.kind in {"experts", "router", "conv", "other"}:
             short = tensor.name.rpartition(".")[2]
             layer.experts[short] = weights[tensor.name]
-            if tensor.kind == "experts" and not isinstance(method, FullMethod) and _is_expert_target(tensor, block, method):
+            if tensor.kind == "experts" and not is_full(method) and _is_expert_target(tensor, block, method):
                 layer.expert_adapters[short] = _expert_adapter(weights[tensor.name].name, tensor, method, behaviour, trained)
     return layer
 
@@ -202,9 +206,9 @@ def _expert_adapter(name: str, tensor: Tensor, method: LoraMethod, behaviour: Be
 
 def weight_word(method: Method, behaviour: Behaviour, *, quantised: bool) -> int:
     """Bytes per number of a parameter that is not packed."""
-    if isinstance(method, FullMethod):
+    if is_full(method):
         return behaviour.full_word
-    if isinstance(method, QloraMethod) and behaviour.kbit_upcast and not quantised:
+    if is_qlora(method) and behaviour.kbit_upcast and not quantised:
         return 4
     return behaviour.compute_word
 
@@ -215,11 +219,11 @@ def linear_layer(
     """An nn.Linear with its storage and, when it is a target, its adapter. ``prefix`` names the layer that it is in."""
     module = tensor.module
     out, into = tensor.shape
-    quantised = isinstance(method, QloraMethod)
+    quantised = is_qlora(method)
     storage = "plain" if not quantised else "8bit" if method.quantization == "int8" else "4bit"  # type: ignore[union-attr]
-    nested = isinstance(method, QloraMethod) and method.double_quant and method.quantization != "int8"
+    nested = is_qlora(method) and method.double_quant and method.quantization != "int8"
     adapter = None
-    if not isinstance(method, FullMethod) and is_target(module, method.target_modules):
+    if not is_full(method) and is_target(module, method.target_modules):
         adapter = _adapter(f"{prefix}{module}", out, into, method, behaviour, trained)
     bias = weights.get(f"{module}.bias")
     return LinearLayer(module, out, into, weights[tensor.name], bias, storage, nested, adapter)  # type: ignore[arg-type]

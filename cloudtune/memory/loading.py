@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloudtune.memory.behaviour import Behaviour
-from cloudtune.memory.inventory import Method, Stored, is_quantised, output_name, stored, weight_word
+from cloudtune.memory.inventory import Stored, is_quantised, output_name, stored, weight_word
 from cloudtune.memory.tape import Storage, Tape
 from cloudtune.models.shape import ModelShape, Tensor
-from cloudtune.recipe.spec import FullMethod, QloraMethod
+from cloudtune.recipe.method import is_qlora
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.method import Method
 
 SHARED = frozenset({"weight", "packed weight", "int8 weight"})
 """Pieces of a stored parameter that FSDP divides over the devices."""
@@ -67,7 +71,7 @@ def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, sh
         return [Storage(tape, size, f"{what} of {name}") for name, (what, size) in rest]
     order = sorted(every, key=lambda parameter: natural_key(parameter.name)) if from_file else every
     held = {parameter.name: _place(tape, parameter, shards) for parameter in order}
-    if behaviour.kbit_upcast and isinstance(method, QloraMethod):
+    if behaviour.kbit_upcast and is_qlora(method):
         _upcast(tape, [(parameter, held[parameter.name]) for parameter in every], behaviour)
     if behaviour.empty_cache_after_load:
         tape.command("empty_cache")
@@ -86,7 +90,7 @@ def natural_key(name: str) -> tuple[tuple[int, str, int], ...]:
 
 def warm_up_bytes(every: list[Parameter], method: Method) -> int:
     """One allocation for the whole model, made and dropped first; scales of packed weights are not counted."""
-    packed = 2 if isinstance(method, QloraMethod) and method.quantization == "int8" else 1
+    packed = 2 if is_qlora(method) and method.quantization == "int8" else 1
     return sum(
         parameter.tensor.numel * packed // 2 if parameter.quantised else sum(size for _, size in parameter.form.pieces)
         for parameter in every
@@ -138,7 +142,7 @@ def adapters(tape: Tape, sizes: list[tuple[str, int]], behaviour: Behaviour, met
     """The adapters' matrices as (name, numbers); on a 16-bit base they start in 16 bit and are widened at the end."""
     tape.kind = "adapters"
     word = behaviour.adapter_word
-    narrow_first = word == 4 and behaviour.compute_word == 2 and not isinstance(method, (QloraMethod, FullMethod))
+    narrow_first = word == 4 and behaviour.compute_word == 2 and method.type == "lora"
     storages = [Storage(tape, count * (2 if narrow_first else word), name) for name, count in sizes]
     if narrow_first:
         for index, (name, count) in enumerate(sizes):

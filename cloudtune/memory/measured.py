@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.evidence import Evidence
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import QloraMethod, Recipe
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.method import is_qlora
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 NARROWEST = 0.02
 CAUTION = 1.25  # on the worst under-prediction
@@ -64,7 +68,7 @@ NOTHING = Measurements()
 def class_of(recipe: Recipe, layout: Layout, device: str) -> Class:
     """GPU, method, several workers."""
     method = recipe.method
-    words = f"{method.type}/{method.quantization}" if isinstance(method, QloraMethod) else method.type
+    words = f"{method.type}/{method.quantization}" if is_qlora(method) else method.type
     return device, words, layout.data_parallel > 1
 
 

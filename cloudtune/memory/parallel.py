@@ -20,7 +20,7 @@ from cloudtune.memory.autograd import Leaf
 from cloudtune.memory.inventory import Layer, Trained, stored
 from cloudtune.memory.ops import Weight
 from cloudtune.memory.tape import Storage, Tape
-from cloudtune.recipe.spec import FullMethod
+from cloudtune.recipe.method import is_full
 from cloudtune.units import MIB
 
 # One communicator's buffers and kernels per GPU: a class value, NCCL issues 864 and 986 name 0.4 to 1.6 GB.
@@ -86,7 +86,7 @@ class Sharding:
     def _casts(self) -> bool:
         """Whether the base's shards are wider than what is gathered: full training's masters."""
         behaviour = self.job.behaviour
-        return isinstance(self.job.method, FullMethod) and bool(behaviour.full_word != behaviour.compute_word)
+        return is_full(self.job.method) and bool(behaviour.full_word != behaviour.compute_word)
 
     def _fetch(self, size: int, cast: int) -> Storage | None:
         """The all-gather buffer; a copy of the own shards in the narrow type lives while it is filled."""
@@ -168,7 +168,7 @@ class Sharding:
 def cast_bytes(layer: Layer, job: Any) -> int:
     """Of a gathered layer, what is narrowed on the way: full training's masters, and adapters."""
     behaviour = job.behaviour
-    if isinstance(job.method, FullMethod):
+    if is_full(job.method):
         return layer_bytes(layer, job) if behaviour.full_word != behaviour.compute_word else 0
     if behaviour.adapter_word == behaviour.compute_word:
         return 0

@@ -6,7 +6,7 @@ Rows of identical layers are folded while the tape is made and written out again
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cloudtune.memory import loading
 from cloudtune.memory.autograd import Leaf, Node, Run, Saved, Value
@@ -15,7 +15,7 @@ from cloudtune.memory.context import Context
 from cloudtune.memory.decoder import decoder_layer
 from cloudtune.memory.encoder import encoder_layer, encoder_stem, head_states
 from cloudtune.memory.folding import LEAST, Fold, Span, unfold
-from cloudtune.memory.inventory import Layer, Method, Trained, build_layer, linear_layer, output_name, weight_word
+from cloudtune.memory.inventory import Layer, Trained, build_layer, linear_layer, output_name, weight_word
 from cloudtune.memory.lora import Casting, LinearLayer
 from cloudtune.memory.loss import KIND, chunked_loss, classifier_loss, full_loss
 from cloudtune.memory.ops import Grads, Weight, embedding
@@ -24,8 +24,11 @@ from cloudtune.memory.parallel import Sharding, gradient_buckets
 from cloudtune.memory.positions import attention_mask, rotary
 from cloudtune.memory.tape import Storage, Tape
 from cloudtune.models.shape import Block, ModelShape
-from cloudtune.recipe.spec import FullMethod
+from cloudtune.recipe.method import is_full
 from cloudtune.units import MIB
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.method import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Program:
         self.run.softmax_keeps_input = job.behaviour.torch_version < (1, 11)
         self.run.lt_kept = job.behaviour.torch_version >= (2, 7)
         # sharded weights are gathered in the compute type, their shards, gradients and moments stay as they are stored
-        stored = job.behaviour.full_word if isinstance(job.method, FullMethod) else job.behaviour.adapter_word
+        stored = job.behaviour.full_word if is_full(job.method) else job.behaviour.adapter_word
         self.trained = Trained(stored_word=stored if job.shards > 1 else 0)
         word = job.behaviour.compute_word
         self.computing = replace(job.behaviour, full_word=word, adapter_word=word) if job.shards > 1 else job.behaviour
@@ -122,7 +125,7 @@ class Program:
     def _build(self) -> None:
         job = self.job
         shape = job.shape
-        full = isinstance(job.method, FullMethod)
+        full = is_full(job.method)
         self.trained.open(1)
         for tensor in (*shape.stem, *shape.head):
             word = weight_word(job.method, self.computing, quantised=False)
@@ -169,7 +172,7 @@ class Program:
 
     def _load_adapters(self) -> None:
         job = self.job
-        if isinstance(job.method, FullMethod) or job.offload:
+        if is_full(job.method) or job.offload:
             return
         sizes = [(leaf.name, -(-leaf.count // job.shards)) for leaf in self.trained.every]
         self.resident.extend(loading.adapters(self.tape, sizes, job.behaviour, job.method))

@@ -13,20 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from cloudtune.memory.allocator import Replay, replay
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate, MemoryPart
 from cloudtune.memory.evidence import LEAST_BYTES, LEAST_BYTES_CPU, evidence_for
-from cloudtune.memory.inventory import Method
 from cloudtune.memory.measured import NOTHING, Measurements
 from cloudtune.memory.parallel import communication_bytes
 from cloudtune.memory.program import Job, tape_of
 from cloudtune.memory.tape import Tape
 from cloudtune.memory.trainer import trainer_behaviour
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import FullMethod, LoraMethod, QloraMethod, Recipe
+from cloudtune.recipe.layout import Layout
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 KEPT = 64  # tapes, of one or two MiB each
 ORDER = (
@@ -102,22 +104,6 @@ def at_least_bytes(recipe: Recipe, shape: ModelShape, layout: Layout, device: De
 
 def _least_margin(device: Device) -> int:
     return LEAST_BYTES_CPU if device.kind == "cpu" else LEAST_BYTES
-
-
-def by_method(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> tuple[tuple[str, Estimate], ...]:
-    """The same job as full training, LoRA, 8-bit and 4-bit QLoRA: (name, estimate) in that order. Rank and targets stay."""
-    given = recipe.method
-    base = LoraMethod(type="lora") if isinstance(given, FullMethod) else given
-    kept = {"r": base.r, "target_modules": base.target_modules}
-    methods: dict[str, Method] = {
-        "full": FullMethod(type="full"),
-        "LoRA": LoraMethod(type="lora").model_copy(update=kept),
-        "8-bit": QloraMethod(type="qlora", quantization="int8").model_copy(update=kept),
-        "QLoRA": QloraMethod(type="qlora").model_copy(update=kept),
-    }
-    return tuple(
-        (name, estimate_memory(recipe.model_copy(update={"method": method}), shape, layout, device)) for name, method in methods.items()
-    )
 
 
 def job_of(recipe: Recipe, shape: ModelShape, layout: Layout, device: Device) -> Job:

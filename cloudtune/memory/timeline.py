@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.reckon import ORDER, job_of, reckon
 from cloudtune.memory.tape import Tape
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Recipe
+from cloudtune.recipe.layout import Layout
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 
 @dataclass(frozen=True, slots=True)

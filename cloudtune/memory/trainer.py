@@ -6,11 +6,16 @@ file; ``tests/trainer/test_memory_oracle.py`` and ``tests/unit/test_memory_behav
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.behaviour import Optimizer as OptimizerName
 from cloudtune.memory.device import Device
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import FullMethod, QloraMethod, Recipe
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.method import is_full, is_qlora
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 # cloudtune_trainer/loss.py CHUNK
 CHUNK_TOKENS = 1024
@@ -32,7 +37,7 @@ def trainer_behaviour(recipe: Recipe, layout: Layout, device: Device) -> Behavio
     cpu = device.kind == "cpu"
     word = 4 if cpu or recipe.model.dtype == "float32" else 2
     method = recipe.method
-    int8 = isinstance(method, QloraMethod) and method.quantization == "int8"
+    int8 = is_qlora(method) and method.quantization == "int8"
     attention = "sdpa" if recipe.model.attention == "auto" else recipe.model.attention
     states, kernel, paged = OPTIMIZERS[recipe.training.optimizer]
     return Behaviour(
@@ -41,7 +46,7 @@ def trainer_behaviour(recipe: Recipe, layout: Layout, device: Device) -> Behavio
         compute_word=word,
         half=recipe.model.dtype == "float16" and not cpu,
         autocast=word == 2,
-        full_word=4 if isinstance(method, FullMethod) else word,
+        full_word=4 if is_full(method) else word,
         loss="chunked" if recipe.training.fused_loss is True else "full",
         chunk_tokens=CHUNK_TOKENS,
         checkpointing=layout.gradient_checkpointing,

@@ -8,8 +8,9 @@ or the live memory of the unlimited replay is, or all its segments fit at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from cloudtune.memory.allocator import replay
 from cloudtune.memory.bounds import floor_bytes
@@ -19,8 +20,10 @@ from cloudtune.memory.parallel import communication_bytes
 from cloudtune.memory.program import Job
 from cloudtune.memory.reckon import job_of, live_peak, reckon, tape_for
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Recipe
+from cloudtune.recipe.layout import Layout
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 STRAIGHT_TRIES = 12  # before the search gives up on straight lines
 BELOW_LIVE = 32  # a boundary is looked for in steps of this part below the one of live memory
@@ -99,7 +102,7 @@ def biggest_micro_batch(recipe: Recipe, shape: ModelShape, layout: Layout, devic
     """The largest micro batch that fits, in sequences; 0 when not even one does. Exact: one more does not fit."""
 
     def job(size: int) -> Job:
-        return job_of(recipe, shape, layout.model_copy(update={"micro_batch_size": size}), device)
+        return job_of(recipe, shape, replace(layout, micro_batch_size=size), device)
 
     return _largest(job, room(recipe, shape, layout, device)[0], most)
 

@@ -41,20 +41,24 @@ class Entry:
 
 
 @cache
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path(__file__).with_name("registry.json").read_text("utf-8"))
+    return document
+
+
+@cache
 def entries() -> tuple[Entry, ...]:
     """The offline registry in its own order."""
-    document = json.loads(Path(__file__).with_name("registry.json").read_text("utf-8"))
     return tuple(
         Entry(key, item["config"], tuple(item["aliases"]), item["source"], item["parameters"], item.get("text_part", False))
-        for key, item in document["models"].items()
+        for key, item in _document()["models"].items()
     )
 
 
 @cache
 def collected() -> str:
     """ISO date on which the registry was collected."""
-    document = json.loads(Path(__file__).with_name("registry.json").read_text("utf-8"))
-    return str(document["collected"])
+    return str(_document()["collected"])
 
 
 @cache

@@ -52,6 +52,16 @@ def load_offers(provider: str, regions: Iterable[str] | None = None) -> tuple[Of
     return tuple(offer for offer in _table(provider) if wanted is None or offer.region in wanted)
 
 
+def relevant(offers: Iterable[Offer], provider: str | None, regions: Iterable[str]) -> tuple[Offer, ...]:
+    """The offers of the provider asked for, in the recipe's regions (this machine is in every region)."""
+    wanted = set(regions)
+    return tuple(
+        offer
+        for offer in offers
+        if (provider is None or offer.provider == provider) and (offer.provider == "local" or offer.region in wanted)
+    )
+
+
 def known_regions(provider: str) -> tuple[str, ...]:
     """Regions that the tables have offers for."""
     return tuple(sorted({offer.region for offer in load_offers(provider)}))

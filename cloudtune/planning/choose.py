@@ -24,7 +24,7 @@ from cloudtune.planning.reckoner import Attempt, Reckoner, Verdict, device_of, l
 from cloudtune.planning.resolve import before_layout
 from cloudtune.planning.ways import Timing, Way
 from cloudtune.planning.work import Amount
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import gib
 

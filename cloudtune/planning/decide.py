@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -65,16 +64,6 @@ class Question:
     def _weigh(self, recipe: Recipe, *, first_only: bool, ceiling_usd: float | None = None) -> Weighing:
         manner = Manner(self.provider is not None, first_only, self.calibration, self.measured, ceiling_usd)
         return weigh(recipe, self.shape, self.stats, self.offers, manner)
-
-
-def relevant(offers: Iterable[Offer], provider: str | None, regions: Iterable[str]) -> tuple[Offer, ...]:
-    """The offers of the provider asked for, in the recipe's regions (this machine is in every region)."""
-    wanted = set(regions)
-    return tuple(
-        offer
-        for offer in offers
-        if (provider is None or offer.provider == provider) and (offer.provider == "local" or offer.region in wanted)
-    )
 
 
 def decide(question: Question) -> Plan:

@@ -23,7 +23,7 @@ from typing import Literal
 
 from cloudtune.models.shape import Block, ModelShape
 from cloudtune.planning.speeds import GpuSpeed, Wires
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 
 Kernels = Literal["hf", "compiled"]
 NORM = 4

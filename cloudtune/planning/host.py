@@ -8,7 +8,7 @@ type it is stored in, fp32 at most; machines are alike, so each must have the ro
 from __future__ import annotations
 
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import FullMethod, Recipe
 from cloudtune.units import GIB
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cloudtune.memory.estimate import Estimate
 from cloudtune.offers.disks import Basis
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Frozen, Recipe
 
 Purchase = Literal["on_demand", "spot", "flex_start", "reserved", "owned"]

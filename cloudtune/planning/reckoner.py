@@ -10,9 +10,9 @@ replayed when that is not enough. Both are remembered by (GPU, layout). The choi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
@@ -21,9 +21,12 @@ from cloudtune.memory.reckon import at_least_bytes, estimate_memory, kernel_clas
 from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.rough import rough_bytes
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import FullMethod, Recipe
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.method import is_full
 from cloudtune.units import GIB
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 Verdict = Literal["fits", "no", "unsure"]
 Bounds = tuple[int, int]
@@ -36,7 +39,7 @@ SAME_MICRO_BATCH = 1.08  # whole replicas that differ only in card or number of 
 
 def family_of(layout: Layout) -> Layout:
     """What is left when micro batch and accumulation are taken out: memory grows with the micro batch inside a family."""
-    return layout.model_copy(update={"micro_batch_size": 1, "gradient_accumulation_steps": 1})
+    return replace(layout, micro_batch_size=1, gradient_accumulation_steps=1)
 
 
 def device_of(offer: Offer) -> Device:
@@ -55,7 +58,7 @@ def most_after_look(recipe: Recipe, seen: int) -> int:
     """What a replay can say at most where a look has said ``seen``, in bytes with margins."""
     most = int(seen * LOOKED)
     factor, more = LOOKED_LARGE
-    return most if isinstance(recipe.method, FullMethod) else min(most, int(seen * factor) + more)
+    return most if is_full(recipe.method) else min(most, int(seen * factor) + more)
 
 
 Kin = tuple[bool, bool, bool]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from cloudtune.models.shape import ModelShape
-from cloudtune.planning.plan import Chosen
 from cloudtune.planning.work import Amount, epochs
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Recipe, TrainingSpec
+from cloudtune.recipe.layout import Layout
+
+if TYPE_CHECKING:
+    from cloudtune.planning.plan import Chosen
+    from cloudtune.recipe.spec import Recipe, TrainingSpec
 
 FUSED_LOSS_FROM_VOCABULARY = 65_536
 

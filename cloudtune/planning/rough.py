@@ -8,13 +8,17 @@ shards       FSDP gathers two layers at a time
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cloudtune.memory.bounds import floor_bytes
 from cloudtune.memory.device import Device
 from cloudtune.memory.reckon import job_of
 from cloudtune.models.shape import Block, ModelShape
 from cloudtune.planning.trained import trained_weights
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Recipe
+from cloudtune.recipe.layout import Layout
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
 
 LOSS_CHUNK_TOKENS = 1024
 GRADIENT_BYTES = 4

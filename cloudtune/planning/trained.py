@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.spec import FullMethod, LoraMethod, Recipe
+from cloudtune.recipe.method import is_full
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import FullMethod, LoraMethod, Recipe
 
 _ATTENTION = frozenset({"self_attn", "attention", "attn", "self", "self_attention"})
 
@@ -27,7 +31,7 @@ def trained_weights(recipe: Recipe, shape: ModelShape) -> int:
 
 @lru_cache(maxsize=64)
 def _trained(method: FullMethod | LoraMethod, shape: ModelShape) -> int:
-    if isinstance(method, FullMethod):
+    if is_full(method):
         return shape.parameters
     total = 0
     for block in shape.blocks:
@@ -49,6 +53,6 @@ def checkpoint_bytes(recipe: Recipe, shape: ModelShape) -> int:
 def result_bytes(recipe: Recipe, shape: ModelShape) -> int:
     """What is uploaded at the end: adapter or model, and the merged model when asked for."""
     whole = 2 * shape.parameters
-    if isinstance(recipe.method, FullMethod):
+    if is_full(recipe.method):
         return whole
     return 4 * trained_weights(recipe, shape) + (whole if recipe.output.merge else 0)

@@ -25,8 +25,8 @@ from cloudtune.planning.risk import checkpoint_seconds, risk_usd
 from cloudtune.planning.speeds import gpu_speed, wires
 from cloudtune.planning.trained import checkpoint_bytes, result_bytes, trained_weights
 from cloudtune.planning.work import Amount, amount_of_work, sequence_tokens
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.locations import is_builtin
-from cloudtune.recipe.resolved import Layout
 from cloudtune.recipe.spec import QloraMethod, Recipe
 from cloudtune.units import gib
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cloudtune.planning.plan import DataStats
-from cloudtune.recipe.spec import Recipe, TrainingSpec
+if TYPE_CHECKING:
+    from cloudtune.planning.plan import DataStats
+    from cloudtune.recipe.spec import Recipe, TrainingSpec
+
 
 PADDING_WASTE = 1.15  # of rows padded to the longest of their micro batch, where the lengths are unknown: a class value
 PACKED_FILL = 0.95  # of a packed sequence that is filled: best-fit packing of rows a few times shorter than it

@@ -6,35 +6,14 @@ user's machine and no launch id (that comes in the environment), so equal plans 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import DataSource, Frozen, PositiveInt, Recipe
 
 CONTRACT_VERSION = 1
-
-
-class Layout(Frozen):
-    """How the work lies on the GPUs. ``gpus`` are per node; 0 means the CPU."""
-
-    nodes: PositiveInt = 1
-    gpus: Annotated[int, Field(ge=0)] = 1
-    micro_batch_size: PositiveInt
-    gradient_accumulation_steps: PositiveInt
-    gradient_checkpointing: bool
-    sharding: Literal["none", "ddp", "fsdp"] = "none"
-    cpu_offload: bool = False
-
-    @property
-    def data_parallel(self) -> int:
-        """Number of workers that each hold a micro batch."""
-        return self.nodes * max(1, self.gpus)
-
-    @property
-    def batch_size(self) -> int:
-        """Sequences per optimizer step over all workers."""
-        return self.micro_batch_size * self.gradient_accumulation_steps * self.data_parallel
 
 
 class Channel(Frozen):

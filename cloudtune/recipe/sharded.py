@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from cloudtune.recipe.spec import LoraMethod, QloraMethod, Recipe
+from typing import TYPE_CHECKING
+
+from cloudtune.recipe.method import is_full, is_qlora
+
+if TYPE_CHECKING:
+    from cloudtune.recipe.spec import Recipe
+
 
 SHARDED_OPTIMIZERS = frozenset({"adamw_torch_fused", "adamw_torch", "sgd"})
 """bitsandbytes' optimizers do not take sharded tensors (its issues 89 and 1633, both open in November 2026); Adafactor's
@@ -20,10 +26,10 @@ def why_not_sharded(recipe: Recipe) -> str | None:
 
 def _method(recipe: Recipe) -> str | None:
     method = recipe.method
-    if not isinstance(method, LoraMethod):
+    if is_full(method):
         return None
-    quantised = isinstance(method, QloraMethod)
-    if isinstance(method, QloraMethod) and method.quantization == "int8":
+    quantised = is_qlora(method)
+    if is_qlora(method) and method.quantization == "int8":
         return "8-bit weights cannot be sharded; quantization: nf4 can"
     if method.init in ("pissa", "olora"):
         return f"init: {method.init} takes whole weights apart, and no worker has any; init: default can be sharded"

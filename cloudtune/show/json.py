@@ -11,8 +11,6 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-from cloudtune.job import JobRef
-
 
 def to_plain(value: Any) -> Any:
     """``value`` as dicts, lists, text and numbers; NaN and infinities, which JSON has not, become null.
@@ -27,7 +25,7 @@ def to_plain(value: Any) -> Any:
         return value.value
     if isinstance(value, datetime | date):
         return value.isoformat()
-    if isinstance(value, PurePath | JobRef):
+    if isinstance(value, PurePath) or getattr(value, "WRITTEN_AS_TEXT", False):
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}

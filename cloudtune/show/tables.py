@@ -11,7 +11,7 @@ from cloudtune.units import count, duration, gib, usd
 if TYPE_CHECKING:
     from cloudtune.memory.estimate import Estimate
     from cloudtune.planning.plan import Candidate, Chosen, DataStats, Plan, Rejected
-    from cloudtune.recipe.resolved import Layout
+    from cloudtune.recipe.layout import Layout
     from cloudtune.recipe.spec import Recipe
     from cloudtune.verbs.estimate import EstimateReport
 

@@ -5,20 +5,20 @@ A report can be asked further: ``Reckoning`` holds what its memory was reckoned 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloudtune.errors import NothingFits, UsageError
+from cloudtune.errors import NothingFits
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
 from cloudtune.planning.choose import Weighing, leanest_attempt
 from cloudtune.planning.plan import Candidate, DataStats, Rejected
 from cloudtune.planning.reckoner import device_of
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Frozen
+from cloudtune.verbs import market
 from cloudtune.verbs.plan import gather
 
 if TYPE_CHECKING:
@@ -87,22 +87,7 @@ def reckoning(loaded: LoadedRecipe, *, provider: str | None = None, session: Ses
 
 def with_gpu(question: Question, gpu: str | None) -> Question:
     """The question for machines with ``gpu`` in their GPU's name alone. Raises UsageError when there is none."""
-    if gpu is None:
-        return question
-    names = sorted({offer.gpu.name for offer in question.offers if offer.gpu_count})
-    wanted = named(gpu, names)
-    offers = tuple(offer for offer in question.offers if offer.gpu_count and offer.gpu.name in wanted)
-    if not offers:
-        raise UsageError(f"no machine has a GPU called {gpu!r}", hint=f"known: {', '.join(names)}" if names else "name another provider")
-    return replace(question, offers=offers)
-
-
-def named(gpu: str, names: Iterable[str]) -> frozenset[str]:
-    """The name itself where there is such a GPU, else all that contain it: L4 is not L40S."""
-    words = gpu.lower()
-    known = list(names)
-    same = frozenset(name for name in known if name.lower() == words)
-    return same or frozenset(name for name in known if words in name.lower())
+    return replace(question, offers=market.with_gpu(question.offers, gpu))
 
 
 def _report(question: Question, weighing: Weighing, memory: Estimate, layout: Layout, device: str) -> EstimateReport:

@@ -6,24 +6,25 @@ Nothing here weighs machines against each other; prices are only shown beside th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field
 
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
 from cloudtune.offers.offer import unsupported
 from cloudtune.planning.reckoner import device_of
 from cloudtune.planning.resolve import before_layout
-from cloudtune.recipe.resolved import Layout
-from cloudtune.recipe.spec import Frozen, FullMethod, LoraMethod, QloraMethod
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.method import is_full, is_qlora
+from cloudtune.recipe.sketch import method, sketch
 
 if TYPE_CHECKING:
-    from cloudtune.memory.inventory import Method
     from cloudtune.models.shape import ModelShape
     from cloudtune.offers.offer import Offer
     from cloudtune.planning.decide import Question
     from cloudtune.recipe.load import LoadedRecipe
+    from cloudtune.recipe.method import Method
     from cloudtune.recipe.spec import Recipe
     from cloudtune.session import Session
 
@@ -32,7 +33,8 @@ UNKNOWN_CARD = Device.cuda("H100-80GB", total_bytes=79 << 30)  # where no machin
 WORDS = {"full": "full", "lora": "LoRA", "int8": "8-bit", "nf4": "QLoRA"}
 
 
-class Card(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
     """One kind of GPU, ``count`` of them in a machine, at the lowest known price of such a machine (USD per hour)."""
 
     gpu: str
@@ -43,7 +45,8 @@ class Card(Frozen):
     price_date: str = ""
 
 
-class MethodSize(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSize:
     """One method: its peak on one GPU, and the smallest card that holds it.
 
     Where no card of a machine with one GPU does, ``card.count`` is 8 and ``sharded`` the peak of each of them with FSDP;
@@ -59,7 +62,8 @@ class MethodSize(Frozen):
     sharded: Estimate | None = None
 
 
-class ModelSizes(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
     """All methods of one model side by side. ``memory``, ``layout`` and ``method`` repeat the leanest of ``methods``."""
 
     model: str
@@ -69,10 +73,11 @@ class ModelSizes(Frozen):
     method: str
     memory: Estimate
     layout: Layout
-    methods: tuple[MethodSize, ...] = Field(strict=False)
+    methods: tuple[MethodSize, ...]
 
 
-class CardLimits(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardLimits:
     """What one GPU of a kind holds. ``max_length`` at ``micro_batch_size`` 1 of ``layout``, ``micro_batch`` at ``length``.
 
     None: not asked; 0: not even one. ``bound_by``: what ends the length, memory or the positions that the model has.
@@ -87,7 +92,8 @@ class CardLimits(Frozen):
     micro_batch: int | None = None
 
 
-class TracedSize(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedSize:
     """The peak from a trace of the model's own code, on its smallest card; ``template`` is the replay of the same job, if there is one."""
 
     model: str
@@ -113,7 +119,7 @@ def lean_layout(recipe: Recipe) -> Layout:
 
 def cards(recipe: Recipe, offers: Iterable[Offer], *, count: int = 1) -> tuple[tuple[Card, Device], ...]:
     """The kinds of GPU that can run the recipe at all, smallest first, each with its cheapest machine of ``count`` GPUs."""
-    quantization = recipe.method.quantization if isinstance(recipe.method, QloraMethod) else ""
+    quantization = recipe.method.quantization if is_qlora(recipe.method) else ""
     found: dict[str, tuple[Card, Device]] = {}
     for offer in offers:
         usable = offer.gpu_count == count and not offer.blocked
@@ -137,7 +143,25 @@ def _price(card: Card) -> float:
     return card.usd_per_hour if card.usd_per_hour is not None else float("inf")
 
 
-def sizes(question: Question) -> ModelSizes:
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """A question about nothing but a model: the defaults of a recipe, the model's shape, the machines that there are."""
+
+    recipe: Recipe
+    shape: ModelShape
+    offers: tuple[Offer, ...]
+
+
+def bare_sizes(base: str, *, provider: str | None, gpu: str | None, session: Session) -> ModelSizes:
+    """``sizes`` of a model without a recipe. Raises SourceError when its config is out of reach, UsageError for an unknown GPU."""
+    from cloudtune.verbs.market import offers_for, shape_of, with_gpu
+
+    recipe = sketch(base)
+    shape = shape_of(recipe, Path.cwd(), session)
+    return sizes(Bare(recipe, shape, with_gpu(offers_for(recipe, provider, session), gpu)))
+
+
+def sizes(question: Question | Bare) -> ModelSizes:
     """Full training, LoRA, 8-bit and QLoRA of one model at the recipe's length, each with the smallest card that holds it."""
     recipe = before_layout(question.recipe, question.shape)
     found = tuple(_size(recipe.model_copy(update={"method": method}), name, question) for name, method in _methods(recipe))
@@ -156,14 +180,14 @@ def sizes(question: Question) -> ModelSizes:
 
 def _methods(recipe: Recipe) -> Iterator[tuple[str, Method]]:
     given = recipe.method
-    kept = {} if isinstance(given, FullMethod) else {"r": given.r, "target_modules": given.target_modules}
-    yield WORDS["full"], FullMethod(type="full")
-    yield WORDS["lora"], LoraMethod(type="lora").model_copy(update=kept)
-    yield WORDS["int8"], QloraMethod(type="qlora", quantization="int8").model_copy(update=kept)
-    yield WORDS["nf4"], QloraMethod(type="qlora").model_copy(update=kept)
+    kept = {} if is_full(given) else {"r": given.r, "target_modules": given.target_modules}
+    yield WORDS["full"], method("full")
+    yield WORDS["lora"], method("lora", **kept)
+    yield WORDS["int8"], method("qlora", quantization="int8", **kept)
+    yield WORDS["nf4"], method("qlora", **kept)
 
 
-def _size(recipe: Recipe, name: str, question: Question) -> MethodSize:
+def _size(recipe: Recipe, name: str, question: Question | Bare) -> MethodSize:
     """On one GPU, and on which; else how many of which."""
     from cloudtune.memory.reckon import estimate_memory
 
@@ -208,7 +232,7 @@ def _sharded(recipe: Recipe) -> Iterator[Layout]:
 
     if why_not_sharded(recipe) is None:
         steps = max(1, recipe.training.batch_size // MANY_GPUS)
-        yield lean_layout(recipe).model_copy(update={"gpus": MANY_GPUS, "sharding": "fsdp", "gradient_accumulation_steps": steps})
+        yield replace(lean_layout(recipe), gpus=MANY_GPUS, sharding="fsdp", gradient_accumulation_steps=steps)
 
 
 def limits(question: Question, devices: Iterable[Device], *, longest: bool, largest_batch: bool) -> tuple[CardLimits, ...]:
@@ -240,8 +264,7 @@ def traced(loaded: LoadedRecipe, *, provider: str | None, session: Session, gpu:
     """
     from cloudtune.memory.exact import estimate_of, traced_tape
     from cloudtune.planning.reckoner import fits
-    from cloudtune.verbs.estimate import named
-    from cloudtune.verbs.plan import config_of, offers_for
+    from cloudtune.verbs.market import config_of, named, offers_for
 
     recipe = loaded.recipe
     config, source = config_of(recipe, loaded.dir, session)

@@ -61,7 +61,7 @@ def make_small(plan: Plan, *, session: Session, runner: Runner, image: str, fold
 
 
 def _on_one_machine(plan: Plan) -> Plan:
-    return plan.model_copy(update={"layout": plan.layout.model_copy(update={"nodes": 1})})
+    return plan.model_copy(update={"layout": replace(plan.layout, nodes=1)})
 
 
 def _with_evaluation(plan: Plan) -> Plan:
@@ -91,14 +91,14 @@ def _with_recipe(plan: Plan, recipe: Recipe, inputs: Path) -> Plan:
 
 def _orders(plan: Plan) -> Mapping[str, bytes]:
     """job.json (and a template) for one process on the CPU."""
-    layout = plan.layout
-    update = {
-        "gpus": 0,
-        "sharding": "none",
-        "cpu_offload": False,
-        "gradient_accumulation_steps": max(1, plan.layout.batch_size // layout.micro_batch_size),
-    }
-    return render(plan.model_copy(update={"layout": layout.model_copy(update=update), "max_seconds": None})).job
+    layout = replace(
+        plan.layout,
+        gpus=0,
+        sharding="none",
+        cpu_offload=False,
+        gradient_accumulation_steps=max(1, plan.layout.batch_size // plan.layout.micro_batch_size),
+    )
+    return render(plan.model_copy(update={"layout": layout, "max_seconds": None})).job
 
 
 class SmallStager:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from trainer_jobs import job_file
 
@@ -19,4 +21,4 @@ def test_workers_are_started_once() -> None:
 def test_several_machines_are_not_guessed() -> None:
     job = job_file()
     with pytest.raises(JobFailed, match="3 machines"):
-        run(job.model_copy(update={"layout": job.layout.model_copy(update={"nodes": 3})}), StopSign())
+        run(job.model_copy(update={"layout": replace(job.layout, nodes=3)}), StopSign())

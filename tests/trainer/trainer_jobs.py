@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cloudtune.manifest import Manifest, MetricsRow
-from cloudtune.recipe.resolved import Channel, JobFile, Layout
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.resolved import Channel, JobFile
 from cloudtune.recipe.spec import DataSource, Recipe
 from cloudtune_trainer.paths import Paths
 from cloudtune_trainer.surroundings import StopSign

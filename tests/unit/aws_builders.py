@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def aws_plan(folder: Path, *, instance: str = "ml.g5.2xlarge", purchase: str = "
     return local.model_copy(
         update={
             "chosen": local.chosen.model_copy(update=chosen),
-            "layout": local.layout.model_copy(update={"gpus": 1, "nodes": nodes}),
+            "layout": replace(local.layout, gpus=1, nodes=nodes),
             "hours": 2.0, "hours_low": 1.0, "hours_high": 4.0, "usd": 3.0, "usd_low": 1.5, "usd_high": 6.0,
             **update,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def gcp_plan(
     return local.model_copy(
         update={
             "chosen": local.chosen.model_copy(update=chosen),
-            "layout": local.layout.model_copy(update={"gpus": gpus, "nodes": nodes}),
+            "layout": replace(local.layout, gpus=gpus, nodes=nodes),
             "hours": 2.0, "hours_low": 1.0, "hours_high": 4.0, "usd": 2.0, "usd_low": 1.0, "usd_high": 4.0,
             **update,
         }

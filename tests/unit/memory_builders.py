@@ -7,7 +7,7 @@ from typing import Any
 from cloudtune.memory.device import Device
 from cloudtune.models.families import shape_of
 from cloudtune.models.shape import ModelShape
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import GIB
 

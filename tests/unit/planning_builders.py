@@ -14,7 +14,7 @@ from cloudtune.models.shape import ModelShape
 from cloudtune.offers.offer import NO_GPU, Gpu, Offer
 from cloudtune.planning.decide import Question
 from cloudtune.planning.plan import DataStats
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import GIB
 

@@ -17,7 +17,7 @@ from cloudtune.planning.duration import Machine, ModelNumbers, Task
 from cloudtune.planning.plan import DataStats
 from cloudtune.planning.speeds import gpu_speed, wires
 from cloudtune.planning.work import sequence_tokens
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]

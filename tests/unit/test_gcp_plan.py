@@ -15,7 +15,8 @@ from cloudtune.recipe.load import load_file
 from cloudtune.session import Session
 from cloudtune.settings import Settings
 from cloudtune.verbs.doctor import needed_policies
-from cloudtune.verbs.plan import gather, known_offers
+from cloudtune.verbs.market import known_offers
+from cloudtune.verbs.plan import gather
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "llama-3.1-8b-qlora.yaml"
 

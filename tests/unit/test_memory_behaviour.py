@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -68,7 +69,7 @@ def test_shards_are_gathered_and_reduced_as_the_trainer_does_it() -> None:
     assert source.count("fully_shard(") == 2
     assert "reshard_after_forward" not in source
     assert "set_requires_gradient_sync" not in source + text("learner.py")
-    sharded = layout().model_copy(update={"gpus": 4, "sharding": "fsdp"})
+    sharded = replace(layout(), gpus=4, sharding="fsdp")
     behaviour = trainer.trainer_behaviour(recipe({"type": "full"}), sharded, L4)
     assert behaviour.copy_out
     assert (behaviour.full_word, behaviour.compute_word, behaviour.adapter_word) == (4, 2, 4)

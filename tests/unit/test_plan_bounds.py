@@ -10,7 +10,7 @@ from cloudtune.models.registry import find_shape
 from cloudtune.planning.reckoner import LOOKED, UNCALIBRATED, most_after_look
 from cloudtune.planning.resolve import before_layout
 from cloudtune.planning.rough import rough_bytes
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import GIB
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cloudtune.models.registry import find_shape
-from cloudtune.offers.lookup import load_offers
-from cloudtune.planning.decide import NoOfferFits, decide, relevant
+from cloudtune.offers.lookup import load_offers, relevant
+from cloudtune.planning.decide import NoOfferFits, decide
 from cloudtune.planning.drift import changes
 from cloudtune.planning.plan import DataStats, Plan
 from cloudtune.planning.resolve import attention_kernel

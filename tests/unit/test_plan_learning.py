@@ -14,7 +14,8 @@ from cloudtune.planning.decide import decide
 from cloudtune.session import Session
 from cloudtune.settings import Settings
 from cloudtune.units import GIB
-from cloudtune.verbs.plan import known_offers, learned
+from cloudtune.verbs.market import known_offers
+from cloudtune.verbs.plan import learned
 from tests.unit.planning_builders import offer, question, recipe
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloudtune.memory.estimate import MemoryPart
 from cloudtune.planning.plan import Candidate, Plan, Rejected
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.show.tables import memory_lines, plan_lines, price_words, rejected_lines
 from cloudtune.show.text import Page, cells
 from tests import builders
@@ -85,7 +86,7 @@ def test_small_parts_of_the_memory_are_put_together(plan: Plan) -> None:
     parts = tuple(
         MemoryPart(name=name, bytes=size) for name, size in (("big", 900), ("tiny", 5), ("smaller", 3), ("nothing", 0), ("middle", 92))
     )
-    memory = plan.memory.model_copy(update={"parts": parts, "peak_bytes": 1000, "error_bar": 0.05})
+    memory = replace(plan.memory, parts=parts, peak_bytes=1000, error_bar=0.05)
     names = [line.split("  ")[1] for line in memory_lines(memory, None, Page())[1:]]
     assert names == ["big", "middle", "2 small parts"]
     assert "give or take 5%" in memory_lines(memory, None, Page())[0]

@@ -17,7 +17,8 @@ from cloudtune.planning.resolve import before_layout
 from cloudtune.show.sizing import explanation_lines, limit_lines, method_lines, traced_lines
 from cloudtune.show.text import Page
 from cloudtune.units import GIB, gib
-from cloudtune.verbs.estimate import named, with_gpu
+from cloudtune.verbs.estimate import with_gpu
+from cloudtune.verbs.market import named
 from cloudtune.verbs.sizing import TracedSize, cards, lean_layout, limits, sizes
 from tests.unit.memory_builders import recipe, shape
 from tests.unit.planning_builders import offer
@@ -76,7 +77,7 @@ def test_the_limits_of_a_card_are_exact(gib_of_card: int) -> None:
 
     def runs(length: int, micro: int) -> bool:
         changed = ready.model_copy(update={"data": ready.data.model_copy(update={"max_length": length})})
-        return fits(changed, asked.shape, layout.model_copy(update={"micro_batch_size": micro}), card).fits
+        return fits(changed, asked.shape, replace(layout, micro_batch_size=micro), card).fits
 
     assert runs(found.max_length, 1)
     if found.bound_by == "memory":

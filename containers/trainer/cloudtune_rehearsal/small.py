@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,14 @@ def small_job(orders: RehearsalOrders, train: list[Kept], evaluation: list[Kept]
             "secrets": {},
         }
     )
-    layout = job.layout.model_copy(
-        update={
-            "nodes": 1,
-            "gpus": 0,
-            "micro_batch_size": 1,
-            "gradient_accumulation_steps": BATCH,
-            "sharding": "none",
-            "cpu_offload": False,
-        }
+    layout = replace(
+        job.layout,
+        nodes=1,
+        gpus=0,
+        micro_batch_size=1,
+        gradient_accumulation_steps=BATCH,
+        sharding="none",
+        cpu_offload=False,
     )
     update = {"recipe": small, "layout": layout, "device": "cpu", "model_path": MODEL, "train": channels, "eval": held}
     return job.model_copy(update={**update, "predicted_peak_bytes": None, "max_seconds": None})

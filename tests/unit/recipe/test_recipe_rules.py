@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from cloudtune.recipe import rules
-from cloudtune.recipe.resolved import JobFile, Layout
+from cloudtune.recipe.layout import Layout
+from cloudtune.recipe.resolved import JobFile
 from cloudtune.recipe.spec import Recipe
 
 PLAIN: dict[str, Any] = {
