@@ -241,13 +241,15 @@ class Run:
         waiting = _dependencies(root)
         buffers: dict[Node, Any] = {root: grad}
         del grad
-        heap = [(-root.sequence, id(root), root)]
+        turn = 0  # of leaves, which are all as young, the one that was ready first runs first
+        heap = [(-root.sequence, turn, root)]
         while heap:
             node = heapq.heappop(heap)[2]
             for parent in self._step(node, buffers):
                 waiting[parent] -= 1
                 if not waiting[parent]:
-                    heapq.heappush(heap, (-parent.sequence, id(parent), parent))
+                    turn += 1
+                    heapq.heappush(heap, (-parent.sequence, turn, parent))
         self.thread = outer
 
     def _step(self, node: Node, buffers: dict[Node, Any]) -> list[Node]:

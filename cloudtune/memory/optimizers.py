@@ -19,14 +19,13 @@ SMALLEST_PAGED = 100_000
 class Optimizer:
     """States of all trained parameters; made in the first step."""
 
-    __slots__ = ("behaviour", "first", "leaves", "shards", "states", "tape")
+    __slots__ = ("behaviour", "first", "leaves", "shards", "tape")
 
     def __init__(self, tape: Tape, leaves: list[Leaf], behaviour: Behaviour, shards: int = 1) -> None:
         self.tape = tape
         self.leaves = leaves
         self.behaviour = behaviour
         self.shards = shards
-        self.states: list[Storage] = []
         self.first = True
 
     def step(self) -> None:
@@ -36,16 +35,19 @@ class Optimizer:
             norms = Storage(self.tape, 512 * len(self.leaves), "gradient norms")
             del norms
         if self.first:
-            for leaf in self.leaves:
-                self.states.extend(self._states_of(-(-leaf.count // self.shards), leaf))
+            self._make_states()
             self.first = False
         self._borrow()
         self.tape.kind = kind
 
-    def _states_of(self, count: int, leaf: Leaf) -> list[Storage]:
-        return [
-            Storage(self.tape, size, f"moment of {leaf.name}") for size in state_sizes(count, leaf.word, self.behaviour, table=leaf.table)
-        ]
+    def _make_states(self) -> None:
+        """They stay to the end of the run. A leaf that stands for folded layers comes once for each of them."""
+        known: dict[int, list[int]] = {}
+        for leaf in self.leaves:
+            if id(leaf) not in known:
+                sizes = state_sizes(-(-leaf.count // self.shards), leaf.word, self.behaviour, table=leaf.table)
+                known[id(leaf)] = [size for size in sizes if size > 0]
+            self.tape.keep(known[id(leaf)], f"moment of {leaf.name}")
 
     def _borrow(self) -> None:
         """What the update itself needs: foreach one more copy of everything, the loop one tensor at a time, fused nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from cloudtune.memory import loading
+from cloudtune.memory import loading, stepping
 from cloudtune.memory.autograd import Leaf, Node, Run, Saved, Value
 from cloudtune.memory.behaviour import Behaviour
 from cloudtune.memory.context import Context
@@ -109,10 +109,15 @@ class Program:
         if job.replicas > 1:
             self.resident.append(gradient_buckets(self.tape, self.trained.every))
         optimizer = Optimizer(self.tape, [] if job.offload else self.trained.every, job.behaviour, job.shards)
-        for index in range(job.steps):
+        first = self._first_step(optimizer)
+        for index in range(1, job.steps):
             if index == 1 and job.behaviour.peak_from == "second step":
                 self.tape.command("reset_peak")
-            self._step(optimizer)
+            again = stepping.repeat(self.tape, first) if job.fold else None
+            if again is None:
+                self._step(optimizer)
+            else:
+                self.folds += again
         self.tape.finish()
         if not self.folds:
             return self.tape
@@ -178,6 +183,13 @@ class Program:
         self.resident.extend(loading.adapters(self.tape, sizes, job.behaviour, job.method))
 
     # ---- one step -----------------------------------------------------------------------------------------------------
+
+    def _first_step(self, optimizer: Optimizer) -> stepping.Step:
+        """Run it, and say where on the tape it lies."""
+        start, ident, mark = len(self.tape.events), len(self.tape.names), len(self.tape.marks)
+        self._step(optimizer)
+        span = Span((start, len(self.tape.events)), (ident, len(self.tape.names)))
+        return stepping.Step(span, tuple(self.tape.marks[mark:]), tuple(self.folds))
 
     def _step(self, optimizer: Optimizer) -> None:
         """One optimizer step; with accumulation, the second of its micro batches meets the gradients of the first."""

@@ -177,15 +177,9 @@ def _rank(kind: str) -> tuple[int, str]:
 
 def live_at(tape: Tape, position: int) -> dict[int, int]:
     """Live storages after the event at ``position``: id -> bytes asked for."""
-    live: dict[int, int] = {}
-    ident = -1
-    for event in tape.events[: position + 1]:
-        if event > 0:
-            ident += 1
-            live[ident] = event
-        else:
-            del live[~event]
-    return live
+    events = tape.events[: position + 1]
+    freed = {~event for event in events if event < 0}
+    return {ident: size for ident, size in enumerate([event for event in events if event > 0]) if ident not in freed}
 
 
 def phase_at(tape: Tape, position: int) -> str:

@@ -33,6 +33,12 @@ class Tape:
         self.names.append(name)
         return len(self.names) - 1
 
+    def keep(self, sizes: list[int], name: str) -> None:
+        """Allocate what stays to the end of the run, under the current kind."""
+        self.events += sizes
+        self.kinds += [self.kind] * len(sizes)
+        self.names += [name] * len(sizes)
+
     def mark(self, phase: str) -> None:
         """The following events belong to ``phase``."""
         self.marks.append((len(self.events), phase))
@@ -49,12 +55,18 @@ class Tape:
 class Storage:
     """A block of device memory: lives as long as somebody holds it."""
 
-    __slots__ = ("ident", "tape")
+    __slots__ = ("events", "ident")
 
     def __init__(self, tape: Tape, size: int, name: str) -> None:
-        self.tape = tape
-        self.ident = tape.alloc(size, name) if size > 0 else -1
+        self.events = events = tape.events
+        self.ident = -1
+        if size > 0:  # Tape.alloc, written out: tens of thousands are made for one estimate
+            names = tape.names
+            self.ident = len(names)
+            events.append(size)
+            tape.kinds.append(tape.kind)
+            names.append(name)
 
     def __del__(self) -> None:
         if self.ident >= 0:
-            self.tape.events.append(~self.ident)
+            self.events.append(~self.ident)

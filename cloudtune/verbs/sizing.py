@@ -214,10 +214,13 @@ def _size(recipe: Recipe, name: str, question: Question | Bare) -> MethodSize:
 def _first_that_fits(
     recipe: Recipe, shape: ModelShape, ways: Iterable[tuple[Card, Device, Layout]]
 ) -> tuple[Card, Device, Estimate] | None:
-    from cloudtune.memory.reckon import at_least_bytes, estimate_memory
+    from cloudtune.memory.bounds import floor_bytes
+    from cloudtune.memory.reckon import at_least_bytes, estimate_memory, job_of
     from cloudtune.planning.reckoner import fits
 
     for card, device, layout in ways:
+        if floor_bytes(job_of(recipe, shape, layout, device)) > device.usable_bytes:
+            continue  # what lies there all the time is too much: no tape is needed to know
         if at_least_bytes(recipe, shape, layout, device) > device.total_bytes:
             continue
         memory = estimate_memory(recipe, shape, layout, device)

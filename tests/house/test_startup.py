@@ -88,9 +88,21 @@ def test_ps_and_help_load_neither_yaml_nor_pydantic(tmp_path: Path) -> None:
         assert sorted({"pydantic", "ruamel", "pygments", "markdown_it"}.intersection(roots)) == [], name
 
 
+def test_a_bare_model_is_estimated_without_pydantic_and_typer(tmp_path: Path) -> None:
+    """What a first look costs is the reckoning, not the libraries around it."""
+    loaded = loaded_by(["estimate", "meta-llama/Llama-3.1-8B", "--json"], tmp_path)
+    assert "cloudtune.memory.reckon" in loaded["all"]
+    unwanted = {"typer", "pydantic", "pydantic_core", "ruamel", "rich", "yaml", "sqlite3", "asyncio", "email"}
+    assert sorted(unwanted.intersection(loaded["roots"])) == []
+    assert [
+        name for name in loaded["all"] if name in ("cloudtune.recipe.spec", "cloudtune.ledger.ledger", "cloudtune.planning.choose")
+    ] == []
+    assert loaded["doors"] == [], "it spoke to a network"
+
+
 def test_help_loads_no_command(tmp_path: Path) -> None:
     commands = [name for name in loaded_by(CASES["help"], tmp_path)["all"] if name.startswith("cloudtune.")]
-    assert sorted(commands) == ["cloudtune.cli", "cloudtune.cli.main", "cloudtune.errors"]
+    assert sorted(commands) == [f"cloudtune.{name}" for name in ("cli", "cli.application", "cli.bare", "cli.main", "errors")]
 
 
 def test_importing_the_package_loads_only_its_face(tmp_path: Path) -> None:

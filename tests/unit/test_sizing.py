@@ -110,6 +110,6 @@ def test_a_trace_is_shown_beside_the_template_where_there_is_one() -> None:
     one = sizes(question(offer(memory_gib=80))).methods[1]
     traced = TracedSize(model="m", method="lora", memory=one.memory, layout=one.layout, device="L4", card=one.card, template=one.memory)
     assert "live memory +0.0%" in "\n".join(traced_lines(traced, Page(100)))
-    alone = traced.model_copy(update={"template": None, "card": None})
+    alone = replace(traced, template=None, card=None)
     assert "no single GPU" in "\n".join(traced_lines(alone, Page(100)))
     assert explanation_lines(("one", "two"), Page())[1:] == ["  - one", "  - two"]

@@ -14,7 +14,7 @@ TRAINER = "containers/trainer/cloudtune_trainer"
 KEPT = {
     "model.base": f"{TRAINER}/model.py",
     "model.revision": f"{TRAINER}/model.py",
-    "model.config": "cloudtune/verbs/plan.py",
+    "model.config": "cloudtune/verbs/market.py",
     "model.dtype": f"{TRAINER}/model.py",
     "model.attention": f"{TRAINER}/model.py",
     "model.trust_remote_code": f"{TRAINER}/model.py",
@@ -63,7 +63,7 @@ KEPT = {
     "training.eval_steps": f"{TRAINER}/train.py",
     "training.early_stopping_patience": f"{TRAINER}/train.py",
     "compute.provider": "cloudtune/verbs/plan.py",
-    "compute.regions": "cloudtune/verbs/plan.py",
+    "compute.regions": "cloudtune/verbs/market.py",
     "compute.instance": "cloudtune/planning/limits.py",
     "compute.nodes": "cloudtune/planning/choose.py",
     "compute.purchase": "cloudtune/planning/limits.py",
