@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloudtune.job import JobState
-from cloudtune.recipe.resolved import Layout
+from cloudtune.recipe.layout import Layout
 from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.verbs.collect import collect
 from cloudtune.verbs.jobs import status
