@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -11,21 +10,17 @@ from cloudtune.stores.destination import Wanted, opened_destination
 from cloudtune.stores.s3 import S3Store
 from cloudtune.wire.aws import Login
 from cloudtune.wire.s3 import Bucket, split
-from cloudtune.wire.upload import Upload, upload_all
+from cloudtune.wire.upload import Upload, describe_all, upload_all
 
 LIST = "files.json"
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def up(uri: str, folder: Path) -> None:
     """Every file of ``folder``, its digests reckoned here as staging does, and a list of them for ``down``."""
     name, prefix = split(uri)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    wanted = [Wanted(path.relative_to(folder).as_posix(), path.stat().st_size, digest(path)) for path in files]
+    described = zip(files, describe_all(files), strict=True)
+    wanted = [Wanted(path.relative_to(folder).as_posix(), size, sha256) for path, (size, sha256) in described]
     bucket = Bucket(Login(), name)
     uploads = [Upload(f"{prefix}{one.path}", folder / one.path, one.bytes, one.sha256) for one in wanted]
     upload_all(bucket, uploads, prefix, lambda _: None)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MANIFEST_LIMIT = 16 << 20
 """Largest manifest that is read, in bytes."""
 FILES_LIMIT = 100_000
-FETCHERS = 6
+FETCHERS = 10
 """Files that are fetched at once."""
 _LEFTOVER_LIMIT = 64 << 20
 _LEFTOVERS = (f"output/data/{METRICS_NAME}", f"output/{FAILURE_NAME}")
@@ -133,6 +133,7 @@ def _named(view: JobView, store: Store, folder: Path, text: bytes, say: Callable
         missing = [file for file in wanted if not destination.has(file)]
         _check_space(folder, sum(file.bytes for file in missing))
         _receive_all(destination, store, missing, say)
+        destination.flush()  # the manifest says that all is there
         _put_manifest(destination, text)
     names = tuple(sorted([*(file.path for file in wanted), MANIFEST_NAME]))
     return Collected(view.id, folder, names, sum(file.bytes for file in missing), manifest, manifest.outcome != "complete")

@@ -9,6 +9,7 @@ A bucket's read-ahead is limited over all its fetches together, so memory stays 
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 from collections import deque
@@ -59,6 +60,8 @@ def store_error(facts: Facts, where: str) -> CloudtuneError:
         return StoreError(said, where=where, code="store-no-bucket" if facts.code == "NoSuchBucket" else "store-no-upload", hint=_DOCTOR)
     if facts.code in ("NoSuchKey", "NotFound", "404"):
         return StoreError("there is no such file", where=where, code="store-missing")
+    if facts.code in ("BadDigest", "XAmzContentSHA256Mismatch"):
+        return StoreError(said, where=where, code="store-digest", hint="the file changed while it was sent: run the command again")
     if facts.code in ("SlowDown", "ThrottlingException", "RequestLimitExceeded", "429"):
         return ThrottledError(said, where=where, hint="wait a moment and run the command again; it goes on from there")
     if facts.code == NO_ANSWER or facts.status >= 500:
@@ -112,13 +115,18 @@ class Bucket:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def put(self, key: str, body: Any, *, sha256: str = "", key_id: str | None = None, once: bool = False) -> None:
-        """Write an object in one request. ``body``: bytes or a binary file. ``once``: an object that is there already stays."""
-        extra: dict[str, Any] = {"Metadata": {DIGEST: sha256}} if sha256 else {}
+        """Write an object in one request. ``body``: bytes or a binary file. ``once``: an object that is there already stays.
+
+        With ``sha256`` (hexadecimal, of the body) the service compares what arrives with it, and nothing is reckoned twice.
+        """
+        extra: dict[str, Any] = {"ChecksumAlgorithm": "CRC32"}
+        if sha256:
+            extra = {"Metadata": {DIGEST: sha256}, "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()}
         if once:
             extra["IfNoneMatch"] = "*"
         try:
             with asking(self.login, self.where(key)):
-                self.client.put_object(Bucket=self.name, Key=key, Body=body, ChecksumAlgorithm="CRC32", **extra, **encryption(key_id))
+                self.client.put_object(Bucket=self.name, Key=key, Body=body, **extra, **encryption(key_id))
         except StoreError as error:
             if not (once and _status(error.__cause__) in (409, 412)):
                 raise

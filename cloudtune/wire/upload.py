@@ -1,13 +1,14 @@
 """Many files into one bucket: what is there already stays, large files go in parts, an interrupted upload goes on.
 
 Keys name their content (they hold its digest), so an object with the right size and digest need not be sent again, and
-parts that an earlier process left behind are taken over after their checksums were compared. Bodies are read from the
-disk while they are sent: memory does not grow with files or threads.
+parts that an earlier process left behind are taken over after their checksums were compared. Bodies above 1 MiB are read
+from the disk while they are sent: memory does not grow with files or threads.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import threading
 import time
@@ -26,14 +27,18 @@ from cloudtune.wire.s3 import DIGEST, Bucket, Head, asking, encryption
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-THREADS: Final = 8
+THREADS: Final = 10
+READERS: Final = 4
 PART_BYTES: Final = 8 << 20
 WHOLE_BYTES: Final = 16 << 20
 """A file up to this size is one request."""
+IN_MEMORY_BYTES: Final = 1 << 20
+"""A file up to this size is read at once: for a body that is a file botocore first asks the service whether it may come."""
 MOST_PARTS: Final = 9_000  # the service takes 10,000
 STALE: Final = timedelta(days=14)
 """An object older than this is sent again: a bucket's rule may remove old ones while a job waits for its machine."""
 _SAY_SECONDS = 2.0
+_READ_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,31 @@ class _Tally:
                 return
             self.said = time.monotonic()
         self.say(f"uploaded {gib(self.done)} of {gib(self.total)}")
+
+
+def describe_all(sources: Sequence[bytes | Path]) -> list[tuple[int, str]]:
+    """Size in bytes and sha256 of each, several files at once. Raises StagingError for a file that cannot be read."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="digest") as pool:
+        return list(pool.map(describe, sources))
+
+
+def describe(source: bytes | Path) -> tuple[int, str]:
+    """Size in bytes and sha256. Raises StagingError for a file that cannot be read."""
+    if isinstance(source, bytes):
+        return len(source), hashlib.sha256(source).hexdigest()
+    try:
+        with source.open("rb", buffering=0) as file:
+            return _digested(file)
+    except OSError as error:
+        raise StagingError(f"the file cannot be read: {error.strerror}", where=str(source), hint="check the file") from error
+
+
+def _digested(file: io.RawIOBase) -> tuple[int, str]:
+    digest, size, room = hashlib.sha256(), 0, memoryview(bytearray(_READ_BYTES))
+    while count := file.readinto(room):
+        digest.update(room[:count])
+        size += count
+    return size, digest.hexdigest()
 
 
 def upload_all(bucket: Bucket, uploads: Sequence[Upload], prefix: str, say: Callable[[str], None], *, key_id: str | None = None) -> int:
@@ -108,7 +138,8 @@ def _put(bucket: Bucket, tally: _Tally, key_id: str | None, one: Upload) -> None
         bucket.put(one.key, one.source, sha256=one.sha256, key_id=key_id)
     else:
         with _Slice(one.source, 0, one.bytes) as body:
-            bucket.put(one.key, body, sha256=one.sha256, key_id=key_id)
+            content = body.readall() if one.bytes <= IN_MEMORY_BYTES else body
+            bucket.put(one.key, content, sha256=one.sha256, key_id=key_id)
     tally.add(one.bytes)
 
 
@@ -179,8 +210,6 @@ def _send(tally: _Tally, part: _Send) -> dict[str, Any]:
 
 def _same(known: dict[str, Any], body: _Slice) -> bool:
     """Whether a part that is there is ours: its size and checksum, or its MD5 where a service lists no checksum."""
-    import hashlib
-
     if known.get("Size") != len(body):
         return False
     checksum, md5 = 0, hashlib.md5(usedforsecurity=False)
@@ -214,7 +243,7 @@ def _parts(bucket: Bucket, key: str, upload_id: str) -> dict[int, dict[str, Any]
 
 
 class _Slice(io.RawIOBase):
-    """A stretch of a file as a file of its own: seekable, so that a request can be sent again. Raises StagingError."""
+    """A stretch of a file as the body of a request: seekable, so that it can be sent again. Raises StagingError."""
 
     def __init__(self, path: Path, start: int, size: int) -> None:
         super().__init__()
@@ -243,8 +272,9 @@ class _Slice(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
+        # More than was asked for: urllib3 asks for 16 KiB at a time and sends whatever it gets, so a part would be 512 reads and sends.
         left = self._size - self._at
-        wanted = left if size is None or size < 0 else min(size, left)
+        wanted = left if size is None or size < 0 else min(max(size, _READ_BYTES), left)
         if wanted <= 0:
             return b""
         content = self._file.read(wanted)

@@ -21,10 +21,10 @@ from cloudtune.providers.aws.ownimages import OwnImages
 from cloudtune.providers.aws.request import PREFIX
 from cloudtune.providers.base import Staged
 from cloudtune.wire.s3 import Bucket
-from cloudtune.wire.upload import Upload, upload_all
+from cloudtune.wire.upload import Upload, describe, describe_all, upload_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from cloudtune.planning.plan import Plan
     from cloudtune.providers.aws.client import Regions
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from cloudtune.rendering.bundle import Bundle
 
 STAGED: Final = f"{PREFIX}/staged"
-_CHUNK: Final = 1 << 20
 Content = bytes | Path
 
 
@@ -63,7 +62,7 @@ class AwsStager:
 
     def _folder(self, bucket: Bucket, name: str, files: Mapping[str, Content], plan: Plan, progress: Callable[[str], None]) -> str:
         """Upload one channel; its URI."""
-        described = {path: _describe(content) for path, content in files.items()}
+        described = dict(zip(files, describe_all(list(files.values())), strict=True))
         digest = channel_digest({path: sha256 for path, (_, sha256) in described.items()})
         folder = f"{STAGED}/{digest}/"
         uploads = [Upload(f"{folder}{path}", files[path], size, sha256) for path, (size, sha256) in described.items()]
@@ -144,31 +143,11 @@ def channel_digest(digests: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def _describe(content: Content) -> tuple[int, str]:
-    """Size in bytes and sha256."""
-    if isinstance(content, bytes):
-        return len(content), hashlib.sha256(content).hexdigest()
-    digest, size = hashlib.sha256(), 0
-    try:
-        for chunk in _chunks(content):
-            digest.update(chunk)
-            size += len(chunk)
-    except OSError as error:
-        raise StagingError(f"the file cannot be read: {error.strerror}", where=str(content), hint="check the file") from error
-    return size, digest.hexdigest()
-
-
-def _chunks(path: Path) -> Iterable[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
-
-
 def _digests(job_json: bytes) -> Mapping[str, str]:
     orders = json.loads(job_json)
     return {channel["path"]: channel["sha256"] for channel in (*orders["train"], *orders["eval"]) if channel.get("sha256")}
 
 
 def _check(source: Path, expected: str | None) -> None:
-    if expected is not None and _describe(source)[1] != expected:
+    if expected is not None and describe(source)[1] != expected:
         raise StagingError("the data changed while it was being staged", where=str(source), hint="run the command again")
