@@ -85,6 +85,7 @@ class Scene:
     exit_code: int | None = None
     progress: Progress | None = None
     outputs: str | None = None
+    remains: str | None = None
     billable_seconds: float | None = None
 
 
@@ -179,6 +180,7 @@ class ScriptedJobs:
             message=scene.message,
             exit_code=scene.exit_code,
             outputs=scene.outputs,
+            remains=scene.remains,
             billable_seconds=scene.billable_seconds,
             progress=scene.progress,
         )

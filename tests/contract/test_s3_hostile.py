@@ -26,7 +26,7 @@ PREFIX = "jobs/bot-abc/output/model/"
 class World:
     """A finished job whose outputs lie in a bucket, and the folder that it is collected into."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, last=ScriptedState.DONE):
         self.bucket = Bucket(Login(region="us-east-1"), "results")
         self.client = self.bucket.client
         self.client.create_bucket(Bucket="results")
@@ -34,7 +34,7 @@ class World:
         self.to = folder / "home"
         self.secret = folder / "secret"
         self.secret.write_text("do not touch")
-        scene = Scene(ScriptedState.DONE, outputs=f"s3://results/{PREFIX}", message="")
+        scene = Scene(last, outputs=f"s3://results/{PREFIX}", remains="s3://results/jobs/bot-abc/", message="it broke")
         self.session = builders.scripted_session(folder / "cloudtune", ScriptedJobs(SystemClock(), [scene]))
         launch(builders.scripted_plan(folder), session=self.session, launch_id=JOB)
 
@@ -131,3 +131,50 @@ def test_nothing_planted_in_the_destination_is_written_through(world):
             world.refused("store-not-a-file")
             place.rmdir() if place.is_dir() and not place.is_symlink() else place.unlink()
     assert world.collect().fetched_bytes == 4
+
+
+def test_no_linked_folder_of_the_destination_is_followed(world):
+    """Neither one on the way to a file, nor the destination itself."""
+    elsewhere = world.folder / "elsewhere"
+    elsewhere.mkdir()
+    world.files(sub__x=b"data")
+    world.manifest(artifact("sub/x"))
+    world.to.mkdir()
+    (world.to / "sub").symlink_to(elsewhere)
+    world.refused("store-not-a-file")
+    (world.to / "sub").unlink()
+    world.to.rmdir()
+    world.to.symlink_to(elsewhere)
+    world.refused("store-not-a-file")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_only_looks_like_a_path_in_the_bucket_is_never_read(world):
+    """S3 takes any name for a key: one that climbs or has an empty part is found under no name of a manifest."""
+    for key in ("../x", "a//b", "a/./b", "sub/"):
+        world.client.put_object(Bucket="results", Key=f"{PREFIX}{key}", Body=b"data")
+        world.manifest(artifact(key))
+        world.refused("store-bad-path")
+    assert not world.to.exists()
+
+
+def test_checkpoints_with_hostile_names_are_refused_too(aws_server, tmp_path):
+    """No manifest vouches for them, so their names in the bucket are all that is known."""
+    world = World(tmp_path, ScriptedState.BROKEN)
+    try:
+        for number, name in enumerate(("CON", "a:b", "step-1/nul.txt", "step-1./x")):
+            key = f"jobs/bot-abc/checkpoints/{name}"
+            world.client.put_object(Bucket="results", Key=key, Body=b"data")
+            with pytest.raises(StoreError) as caught:
+                collect(JOB, session=world.session, to=world.folder / f"home-{number}", checkpoints=True)
+            assert caught.value.code == "store-bad-path"
+            assert not (world.folder / f"home-{number}" / "checkpoints").exists()
+            world.client.delete_object(Bucket="results", Key=key)
+        for name in ("step-1/a", "../../../../escaped", "step-1//b"):
+            world.client.put_object(Bucket="results", Key=f"jobs/bot-abc/checkpoints/{name}", Body=b"data")
+        done = collect(JOB, session=world.session, to=world.to, checkpoints=True)
+        assert [file for file in done.files if file.startswith("checkpoints/")] == ["checkpoints/step-1/a"], "the others are no paths"
+        assert not [path for path in tmp_path.rglob("*") if path.name in ("escaped", "b")]
+    finally:
+        world.session.close()
+        world.bucket.close()
