@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cloudtune.memory.behaviour import Behaviour
-from cloudtune.memory.inventory import is_quantised, is_target, output_name, stored
+from cloudtune.memory.inventory import is_quantised, is_saved, is_target, output_name, stored, weight_word
 from cloudtune.memory.loading import SHARED
 from cloudtune.memory.optimizers import state_sizes
 from cloudtune.memory.program import Job
@@ -45,6 +45,10 @@ def _resident(tensor: Tensor, name: str, job: Job, output: str) -> int:
     if is_full(method):
         table = tensor.kind in {"embedding", "position"}
         return total + _states(-(-tensor.numel // job.shards), behaviour.full_word, behaviour, table=table)
+    if is_saved(tensor, method):
+        word = weight_word(method, behaviour, quantised=False)
+        table = tensor.kind in {"embedding", "position"}
+        total += _rounded(tensor.numel * word) + _states(tensor.numel, word, behaviour, table=table)
     return total + _adapter(tensor, name, method, job, output)
 
 

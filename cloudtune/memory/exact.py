@@ -163,7 +163,14 @@ def _adapted(model: Any, method: LoraMethod) -> Any:
     model.requires_grad_(False)
     names = ["q_proj", "k_proj", "v_proj", "o_proj"] if method.target_modules == "attention" else method.target_modules
     targets = names if isinstance(names, str) else list(names)
-    return get_peft_model(model, LoraConfig(r=method.r, target_modules=targets, use_dora=method.use_dora))
+    saved, rows = list(method.modules_to_save) or None, list(method.trainable_tokens) or None
+    settings = LoraConfig(r=method.r, target_modules=targets, use_dora=method.use_dora, modules_to_save=saved, trainable_token_indices=rows)
+    return get_peft_model(model, settings)
+
+
+def _is_adapter(path: str) -> bool:
+    """Whether the module holds what peft widens to fp32 by itself."""
+    return "lora_" in path or "trainable_tokens" in path
 
 
 def _quantise(model: Any, method: QloraMethod, word: Any) -> None:
@@ -202,7 +209,7 @@ def _materialise(model: Any, word: Any, recipe: Recipe) -> None:
                 module._parameters[name] = _packed(module, recipe, word)  # noqa: SLF001
                 continue
             if id(parameter) not in made:
-                dtype = word if word is not None and parameter.dtype.is_floating_point and "lora_" not in path else parameter.dtype
+                dtype = word if word is not None and parameter.dtype.is_floating_point and not _is_adapter(path) else parameter.dtype
                 made[id(parameter)] = torch.nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=parameter.requires_grad)
             module._parameters[name] = made[id(parameter)]  # noqa: SLF001
         for name, buffer in list(module._buffers.items()):  # noqa: SLF001

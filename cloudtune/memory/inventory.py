@@ -68,6 +68,24 @@ def is_quantised(tensor: Tensor, name: str, method: Method, output: str) -> bool
     return is_qlora(method) and tensor.kind == "linear" and name != output and tensor.tied_to is None
 
 
+def is_saved(tensor: Tensor, method: Method) -> bool:
+    """Whether peft trains a copy of the tensor's module besides the original (``modules_to_save``, other.py ModulesToSaveWrapper)."""
+    if is_full(method):
+        return False
+    return any(tensor.module == name or tensor.module.endswith(f".{name}") for name in method.modules_to_save)
+
+
+def refuse_unreckoned(shape: ModelShape, method: Method) -> None:
+    """Raises UsageError for trained modules that no template knows: those inside the layers, and new tokens of a tied table."""
+    if is_full(method):
+        return
+    inside = sorted({tensor.module for block in shape.blocks for tensor in block.tensors if is_saved(tensor, method)})
+    if inside:
+        raise no_template(f"modules_to_save inside the layers ({', '.join(inside)})")
+    if method.trainable_tokens and shape.tied:
+        raise no_template("trainable_tokens of a model whose head shares its embeddings")
+
+
 def is_target(module: str, targets: str | tuple[str, ...]) -> bool:
     """Whether the linear layer ``module`` (``self_attn.q_proj``) gets an adapter, by the rules of peft."""
     path = module.split(".")

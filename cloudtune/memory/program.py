@@ -15,15 +15,25 @@ from cloudtune.memory.context import Context
 from cloudtune.memory.decoder import decoder_layer
 from cloudtune.memory.encoder import encoder_layer, encoder_stem, head_states
 from cloudtune.memory.folding import LEAST, Fold, Span, unfold
-from cloudtune.memory.inventory import Layer, Trained, build_layer, linear_layer, output_name, weight_word
+from cloudtune.memory.inventory import (
+    Layer,
+    Trained,
+    build_layer,
+    is_saved,
+    linear_layer,
+    output_name,
+    refuse_unreckoned,
+    weight_word,
+)
 from cloudtune.memory.lora import Casting, LinearLayer
 from cloudtune.memory.loss import KIND, chunked_loss, classifier_loss, full_loss
+from cloudtune.memory.newtokens import look_up
 from cloudtune.memory.ops import Grads, Weight, embedding
 from cloudtune.memory.optimizers import Optimizer
 from cloudtune.memory.parallel import Sharding, gradient_buckets
 from cloudtune.memory.positions import attention_mask, rotary
 from cloudtune.memory.tape import Storage, Tape
-from cloudtune.models.shape import Block, ModelShape
+from cloudtune.models.shape import Block, ModelShape, Tensor
 from cloudtune.recipe.method import is_full
 from cloudtune.units import MIB
 
@@ -97,6 +107,8 @@ class Program:
         self.folds: list[Fold] = []
         self.ends: dict[str, Weight] = {}
         self.end_layers: dict[str, LinearLayer] = {}
+        self.copies: list[Leaf] = []
+        self.new_rows: Weight | None = None
         self.held: Value | None = None
 
     def play(self) -> Tape:
@@ -131,10 +143,14 @@ class Program:
         job = self.job
         shape = job.shape
         full = is_full(job.method)
+        refuse_unreckoned(shape, job.method)
         self.trained.open(1)
         for tensor in (*shape.stem, *shape.head):
             word = weight_word(job.method, self.computing, quantised=False)
             owner = tensor.tied_to or tensor.name
+            if is_saved(tensor, job.method):
+                self._build_copy(tensor, word)
+                continue
             if owner in self.ends:
                 self.ends[tensor.name] = self.ends[owner]
                 continue
@@ -143,12 +159,27 @@ class Program:
                 leaf.table = tensor.kind in {"embedding", "position"}
             self.ends[tensor.name] = Weight(tensor.name, tensor.numel, word, leaf=leaf)
         self._build_ends()
+        self._build_new_rows()
         for index, block, copies in self._rows():
             layer = build_layer(block, index, copies, shape, job.method, self.computing, self.trained)
             self.layers.append(layer)
         for index, layer in enumerate(self.layers):
             near = self.layers[max(0, index - 2) : index + 2]
             layer.near_fold = any(other.copies > 1 for other in near)
+
+    def _build_copy(self, tensor: Tensor, word: int) -> None:
+        """A module of modules_to_save runs as its trained copy, in the type of the original; peft widens adapters alone."""
+        leaf = self.trained.leaf(tensor.name, tensor.numel, word)
+        leaf.table = tensor.kind in {"embedding", "position"}
+        self.copies.append(leaf)
+        self.ends[tensor.name] = Weight(tensor.name, tensor.numel, word, leaf=leaf)
+
+    def _build_new_rows(self) -> None:
+        """trainable_tokens: the trained rows of the embedding table."""
+        method, word = self.job.method, self.computing.adapter_word
+        if not is_full(method) and method.trainable_tokens:
+            count = len(method.trainable_tokens) * self.job.shape.hidden_size
+            self.new_rows = Weight("new rows", count, word, leaf=self.trained.leaf("new rows", count, word))
 
     def _build_ends(self) -> None:
         """Linear layers of the head besides the output embedding; they may carry adapters."""
@@ -179,8 +210,13 @@ class Program:
         job = self.job
         if is_full(job.method) or job.offload:
             return
-        sizes = [(leaf.name, -(-leaf.count // job.shards)) for leaf in self.trained.every]
+        own = {id(leaf) for leaf in self.copies}
+        sizes = [(leaf.name, -(-leaf.count // job.shards)) for leaf in self.trained.every if id(leaf) not in own]
         self.resident.extend(loading.adapters(self.tape, sizes, job.behaviour, job.method))
+        self.tape.kind = "adapters"
+        self.resident.extend(Storage(self.tape, leaf.count * leaf.word, f"trained copy of {leaf.name}") for leaf in self.copies)
+        if self.new_rows is not None:
+            self.resident.append(Storage(self.tape, self.new_rows.count * self.new_rows.word, "new rows as they were"))
 
     # ---- one step -----------------------------------------------------------------------------------------------------
 
@@ -261,7 +297,11 @@ class Program:
         if any(tensor.kind in {"position", "norm"} for tensor in self.job.shape.stem):
             return encoder_stem(ctx, self.ends)
         table = next(tensor for tensor in self.job.shape.stem if tensor.kind == "embedding")
-        value = embedding(self.run, ctx.tokens, table.shape[1], self.ends[table.name])
+        weight, width = self.ends[table.name], table.shape[1]
+        if self.new_rows is not None:
+            value = look_up(self.run, ctx.tokens, width, weight, self.new_rows)
+        else:
+            value = embedding(self.run, ctx.tokens, width, weight)
         if ctx.input_gradients and value.node is None:
             value.node = Leaf("embeddings", value.count, value.word, value.store)
         return value

@@ -25,7 +25,7 @@ def is_target(name: str, targets: str | tuple[str, ...]) -> bool:
 
 
 def trained_weights(recipe: Recipe, shape: ModelShape) -> int:
-    """All weights, or r x (in + out) for every adapted matrix and r per expert and side for adapted expert tensors."""
+    """All weights; or r x (in + out) for every adapted matrix, r per expert and side for adapted expert tensors, and saved modules."""
     return _trained(recipe.method, shape)
 
 
@@ -33,7 +33,9 @@ def trained_weights(recipe: Recipe, shape: ModelShape) -> int:
 def _trained(method: FullMethod | LoraMethod, shape: ModelShape) -> int:
     if is_full(method):
         return shape.parameters
-    total = 0
+    ends = (*shape.stem, *shape.head)
+    total = sum(tensor.numel for tensor in ends if any(is_target(tensor.name, (name,)) for name in method.modules_to_save))
+    total += len(method.trainable_tokens) * shape.hidden_size
     for block in shape.blocks:
         for tensor in block.tensors:
             if tensor.kind == "linear" and is_target(tensor.name, method.target_modules):

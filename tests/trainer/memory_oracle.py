@@ -96,7 +96,7 @@ def materialise(model: torch.nn.Module, word: torch.dtype | None = None) -> None
                 continue
             if id(parameter) not in made:
                 dtype = word if word is not None and parameter.dtype.is_floating_point else parameter.dtype
-                if "lora_" in path:
+                if "lora_" in path or "trainable_tokens" in path:
                     dtype = parameter.dtype
                 fresh = torch.nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=parameter.requires_grad)
                 made[id(parameter)] = fresh

@@ -60,6 +60,13 @@ METHODS: dict[str, FullMethod | LoraMethod | QloraMethod] = {
     "nf4": QloraMethod(type="qlora", r=8),
     "nf4-plain": QloraMethod(type="qlora", r=8, double_quant=False),
 }
+EXTRAS: dict[str, LoraMethod | QloraMethod] = {
+    "lora-saves-ends": LoraMethod(type="lora", r=8, modules_to_save=("embed_tokens", "lm_head")),
+    "lora-saves-head": LoraMethod(type="lora", r=8, modules_to_save=("lm_head",)),
+    "nf4-saves-ends": QloraMethod(type="qlora", r=8, modules_to_save=("embed_tokens", "lm_head")),
+    "lora-new-tokens": LoraMethod(type="lora", r=8, trainable_tokens=tuple(range(40))),
+    "nf4-new-tokens": QloraMethod(type="qlora", r=8, trainable_tokens=tuple(range(40))),
+}
 EAGER_ONLY = {"gemma2"}
 TOLERANCE = 0.001
 
@@ -97,6 +104,22 @@ def test_sample(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.parametrize(("name", "checkpointing"), [("lora-saves-ends", True), ("nf4-new-tokens", False)])
+def test_modules_that_are_saved_and_new_tokens(name: str, *, checkpointing: bool) -> None:
+    check(Case("llama", name, checkpointing, autocast=True, attention="sdpa"))
+
+
+def extra_grid() -> list[Case]:
+    every = product(("llama", "qwen3"), EXTRAS, (True, False), (True, False))
+    return [Case(family, name, checkpointing, autocast, "sdpa") for family, name, checkpointing, autocast in every]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", extra_grid(), ids=str)
+def test_every_saved_module_and_new_token(case: Case) -> None:
+    check(case)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("case", grid(), ids=str)
 def test_grid(case: Case) -> None:
@@ -131,7 +154,7 @@ def reckoned_peak(case: Case) -> int:
         loading="host",
     )
     task = "masked_lm" if encoder else "causal_lm"
-    tape = tape_of(Job(shape, METHODS[case.method], behaviour, 2, 256, (0, 0), traced=True, task=task))
+    tape = tape_of(Job(shape, (METHODS | EXTRAS)[case.method], behaviour, 2, 256, (0, 0), traced=True, task=task))
     return live_peak(tape)
 
 
@@ -140,7 +163,7 @@ def traced_peak(case: Case) -> int:
 
     from tests.trainer import memory_oracle
 
-    method = METHODS[case.method]
+    method = (METHODS | EXTRAS)[case.method]
     word = torch.bfloat16 if case.autocast else torch.float32
 
     def finish(model: torch.nn.Module) -> None:
@@ -171,7 +194,9 @@ def builder(case: Case, method: FullMethod | LoraMethod | QloraMethod, word: Any
         if isinstance(method, LoraMethod):
             model.requires_grad_(False)
             targets = method.target_modules if isinstance(method.target_modules, str) else list(method.target_modules)
-            model = get_peft_model(model, LoraConfig(r=method.r, target_modules=targets))
+            saved, rows = list(method.modules_to_save) or None, list(method.trainable_tokens) or None
+            settings = LoraConfig(r=method.r, target_modules=targets, modules_to_save=saved, trainable_token_indices=rows)
+            model = get_peft_model(model, settings)
         if case.checkpointing:
             base = model.get_base_model() if isinstance(method, LoraMethod) else model
             base.activation_checkpointing_enable({"use_reentrant": False})

@@ -12,10 +12,11 @@ import pytest
 
 from cloudtune.errors import CloudtuneError, UsageError
 from cloudtune.memory import explain, verdict
+from cloudtune.memory.bounds import floor_bytes
 from cloudtune.memory.device import Device
 from cloudtune.memory.inventory import no_template
 from cloudtune.memory.program import Job, tape_of
-from cloudtune.memory.reckon import estimate_memory, job_of, reckon, tape_for
+from cloudtune.memory.reckon import estimate_memory, job_of, live_peak, reckon, tape_for
 from cloudtune.memory.timeline import timeline
 from cloudtune.models.families import shape_of
 from cloudtune.models.registry import entries, find_shape
@@ -171,3 +172,33 @@ def test_speed(model: str, gpus: int, limit: float) -> None:
 def test_a_tape_is_the_same_every_time() -> None:
     job = job_of(recipe({"type": "qlora"}), shape(), layout(), L4)
     assert tape_of(job).events == tape_of(job).events
+
+
+def test_saved_modules_are_trained_copies() -> None:
+    """A copy in 16 bit, its gradient, two moments: 8 bytes for every number of the head; the step adds nothing else of that size."""
+    plain, saved = (
+        job_of(recipe(method), shape(), layout(), L4) for method in ({"type": "lora"}, {"type": "lora", "modules_to_save": ["lm_head"]})
+    )
+    head = 8192 * 512
+    assert sum(leaf.endswith("lm_head.weight") for leaf in tape_for(saved).names if leaf.startswith("trained copy of")) == 1
+    assert 8 * head <= live_peak(saved) - live_peak(plain) + 2 * head  # at the loss's peak its own gradient is not there yet
+    assert floor_bytes(saved) - floor_bytes(plain) == 6 * head + 512
+
+
+def test_new_tokens_copy_the_table_in_every_step() -> None:
+    job = job_of(recipe({"type": "lora", "trainable_tokens": [5, 6, 7]}), shape(), layout(), L4)
+    names = tape_for(job).names
+    assert names.count("table with new rows") == names.count("gradient of the table") == job.steps
+    assert names.count("moment of new rows") == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "words"),
+    [
+        ({"modules_to_save": ["input_layernorm"]}, {}, "modules_to_save inside the layers"),
+        ({"trainable_tokens": [1]}, {"tie_word_embeddings": True}, "trainable_tokens of a model whose head shares"),
+    ],
+)
+def test_trained_modules_without_a_template_are_refused(method: dict, fields: dict, words: str) -> None:
+    with pytest.raises(CloudtuneError, match=words):
+        tape_for(job_of(recipe({"type": "lora", **method}), shape(**fields), layout(), L4))
