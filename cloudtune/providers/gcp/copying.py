@@ -133,6 +133,7 @@ class Copies:
                 if have - said >= _SAY_EVERY or have == size:
                     said = have
                     say(f"copying {original.uri}: {gib(have)} of {gib(size)}")
+        original.bucket.close()
         now = original.bucket.head(original.head.key)
         if have != size or now is None or (now.bytes, now.written) != (size, original.head.written):
             part.unlink()
