@@ -11,6 +11,8 @@ from cloudtune.clock import SystemClock
 from cloudtune.errors import StoreError
 from cloudtune.job import JobState
 from cloudtune.providers.scripted import Scene, ScriptedJobs, ScriptedState
+from cloudtune.stores.destination import Wanted, opened_destination
+from cloudtune.stores.s3 import S3Store
 from cloudtune.verbs.collect import MANIFEST_LIMIT, collect
 from cloudtune.verbs.jobs import status
 from cloudtune.verbs.launch import launch
@@ -101,8 +103,10 @@ def test_manifests(world):
     for text in BAD_MANIFESTS.values():
         world.files(**{"manifest.json": text})
         world.refused("bad-manifest")
-    world.files(**{"manifest.json": b" " * (MANIFEST_LIMIT + 1)})
-    world.refused("bad-manifest")
+    world.manifest(artifact("x"))
+    good = world.client.get_object(Bucket="results", Key=f"{PREFIX}manifest.json")["Body"].read()
+    world.files(**{"manifest.json": good + b" " * MANIFEST_LIMIT})
+    assert "larger than" in world.refused("bad-manifest").what
     world.manifest(artifact("x"), launch_id="other-abc")
     world.refused("bad-manifest")
     world.manifest(artifact("x"), {"path": "huge", "bytes": 1 << 60, "sha256": "0" * 64})
@@ -131,6 +135,26 @@ def test_nothing_planted_in_the_destination_is_written_through(world):
             world.refused("store-not-a-file")
             place.rmdir() if place.is_dir() and not place.is_symlink() else place.unlink()
     assert world.collect().fetched_bytes == 4
+
+
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
+def test_nothing_planted_while_a_file_comes_is_written_through(world, plant):
+    """After its name was looked at and found free."""
+    world.files(x=b"data")
+    store = S3Store(world.bucket, PREFIX)
+
+    def fetch(start):
+        yield from store.fetch("x", start)
+        plant(world.to / "x", world.secret)
+
+    with opened_destination(world.to) as destination:
+        if plant is PLANTS["hard-link"]:  # a plain file like another: the name is given to ours, and theirs keeps its content
+            destination.receive(Wanted("x", 4, hashlib.sha256(b"data").hexdigest()), fetch)
+        else:
+            with pytest.raises(StoreError) as caught:
+                destination.receive(Wanted("x", 4, hashlib.sha256(b"data").hexdigest()), fetch)
+            assert caught.value.code == "store-not-a-file"
+    assert world.secret.read_text() == "do not touch"
 
 
 def test_no_linked_folder_of_the_destination_is_followed(world):
