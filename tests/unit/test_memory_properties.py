@@ -54,14 +54,20 @@ def grows(small: Estimate, large: Estimate) -> None:
     assert small.peak_bytes <= large.peak_bytes + PAGES
 
 
-@settings(max_examples=25, deadline=None)
-@given(jobs(), st.sampled_from(["micro", "length", "layers"]), st.integers(1, 4))
-def test_more_of_anything_needs_more(job: dict[str, Any], what: str, more: int) -> None:
+@settings(max_examples=12, deadline=None)
+@given(jobs(), st.one_of(st.integers(1, 4), st.integers(5, 600)))
+def test_longer_sequences_need_more(job: dict[str, Any], more: int) -> None:
+    grows(estimate(job), estimate(job, length=job["length"] + more))
+
+
+@settings(max_examples=16, deadline=None)
+@given(jobs(), st.sampled_from(["micro", "layers"]), st.integers(1, 7))
+def test_more_rows_and_layers_need_more(job: dict[str, Any], what: str, more: int) -> None:
     grows(estimate(job), estimate(job, **{what: job[what] + more}))
 
 
-@settings(max_examples=10, deadline=None)
-@given(jobs(), st.integers(1, 64), st.integers(1, 64))
+@settings(max_examples=12, deadline=None)
+@given(jobs(), st.one_of(st.integers(1, 16), st.integers(17, 64)), st.one_of(st.integers(1, 6), st.integers(7, 64)))
 def test_a_higher_rank_needs_more(job: dict[str, Any], rank: int, more: int) -> None:
     grows(estimate(job, method={"type": "lora", "r": rank}), estimate(job, method={"type": "lora", "r": rank + more}))
 
