@@ -7,9 +7,9 @@ is the one of this environment. Only the peers' programs are run; their archives
 gets the row's own numbers; a row that it refuses counts as refused, never as an error of zero.
 
 The command-line time is processor time (user + system) of a fresh process that answers one question of the rows, the median of
-the rounds, all programs in turn in each round. A peer's process imports it and calls what its own command calls: the commands
-themselves ask the hub for the model's config, which would be timed too. Ours is the whole command ``cloudtune estimate MODEL
---json``, which answers for four methods and finds a card for each.
+the rounds, all programs in turn in each round. Ours is the whole command ``cloudtune estimate MODEL --json``, which answers for four
+methods and finds a card for each; canifinetune's is its whole command with ``--offline``. The other peers' commands ask the hub for
+the model's config, which would be timed too: their process imports them and calls what their own command calls.
 """
 
 from __future__ import annotations
@@ -130,6 +130,9 @@ def command_lines(folder: Path, row: Row, rounds: int, peers: list[str]) -> dict
     one = json.dumps([question(row)])
     commands: dict[str, list[Any]] = {"cloudtune": [sys.executable, "-m", "cloudtune", "estimate", OURS, "--json"]}
     commands |= {peer: [environment(peer, folder), HERE / "adapters" / f"{peer.replace('-', '_')}.py"] for peer in peers}
+    if "canifinetune" in peers:
+        own = environment("canifinetune", folder).with_name("canifinetune")
+        commands["canifinetune"] = [own, "estimate", "--model", OURS, "--gpu-vram-gb", "16", "--offline", "--json"]
     commands["accelerate"] = [sys.executable, HERE / "adapters" / "accelerate_estimate.py"]
     times: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds + 1):

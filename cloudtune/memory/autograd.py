@@ -23,6 +23,7 @@ from cloudtune.memory.tape import Storage, Tape
 Saved = tuple[Any, ...]
 FIRST = 1 << 60  # leaves run before every other node
 LT_WORKSPACE = 1 << 20
+WORKSPACE = "cuBLAS workspace"
 
 
 class Node:
@@ -200,7 +201,7 @@ class Run:
         """The first product of each thread makes cuBLAS take its workspace, which it keeps. Nothing else to hold."""
         if self.workspace_bytes and self.thread not in self.workspaces:
             kind, self.tape.kind = self.tape.kind, "workspaces"
-            self.workspaces[self.thread] = Storage(self.tape, self.workspace_bytes, "cuBLAS workspace")
+            self.workspaces[self.thread] = Storage(self.tape, self.workspace_bytes, WORKSPACE)
             self.tape.kind = kind
         return None
 

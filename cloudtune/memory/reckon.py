@@ -10,18 +10,19 @@ import gc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from cloudtune.memory.allocator import Replay, replay
+from cloudtune.memory.autograd import WORKSPACE
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate, MemoryPart
 from cloudtune.memory.evidence import LEAST_BYTES, LEAST_BYTES_CPU, evidence_for
 from cloudtune.memory.measured import NOTHING, Measurements
 from cloudtune.memory.parallel import communication_bytes
-from cloudtune.memory.program import Job, tape_of
+from cloudtune.memory.program import Job, tape_of, workspace_bytes
 from cloudtune.memory.tape import Tape
 from cloudtune.memory.trainer import trainer_behaviour
 from cloudtune.models.shape import ModelShape
@@ -30,6 +31,7 @@ from cloudtune.recipe.layout import Layout
 if TYPE_CHECKING:
     from cloudtune.recipe.spec import Recipe
 
+SMALLER_WORKSPACE, LARGER_WORKSPACE = (8, 0), (9, 0)  # two classes of kernel_class that differ in nothing else
 KEPT = 64  # tapes, of one or two MiB each
 ORDER = (
     "weights",
@@ -143,8 +145,25 @@ def _without_collector() -> Iterator[None]:
 @lru_cache(maxsize=KEPT)
 def tape_for(job: Job) -> Tape:
     """The tape of a job, kept for the last jobs."""
+    if job.capability == LARGER_WORKSPACE:
+        return _with_workspace(tape_for(replace(job, capability=SMALLER_WORKSPACE)))
     with _without_collector():
         return tape_of(job)
+
+
+def _with_workspace(tape: Tape) -> Tape:
+    """The same run where cuBLAS takes a larger workspace, which is all that differs between these classes of GPUs."""
+    waiting = [ident for ident, name in enumerate(tape.names) if name == WORKSPACE]
+    events, ident = list(tape.events), -1
+    for position, event in enumerate(tape.events):
+        if not waiting:
+            break
+        if event > 0:
+            ident += 1
+            if ident == waiting[0]:
+                events[position] = workspace_bytes(LARGER_WORKSPACE)
+                del waiting[0]
+    return replace(tape, events=events)
 
 
 @lru_cache(maxsize=1024)

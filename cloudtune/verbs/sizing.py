@@ -217,11 +217,13 @@ def _first_that_fits(
     from cloudtune.memory.bounds import floor_bytes
     from cloudtune.memory.reckon import at_least_bytes, estimate_memory, job_of
     from cloudtune.planning.reckoner import fits
+    from cloudtune.planning.rough import rough_bytes
 
     for card, device, layout in ways:
         if floor_bytes(job_of(recipe, shape, layout, device)) > device.usable_bytes:
             continue  # what lies there all the time is too much: no tape is needed to know
-        if at_least_bytes(recipe, shape, layout, device) > device.total_bytes:
+        doubtful = rough_bytes(recipe, shape, layout, device) > 0.8 * device.total_bytes  # else a look would cost more than it saves
+        if doubtful and at_least_bytes(recipe, shape, layout, device) > device.total_bytes:
             continue
         memory = estimate_memory(recipe, shape, layout, device)
         if fits(memory, device):

@@ -202,3 +202,18 @@ def test_new_tokens_copy_the_table_in_every_step() -> None:
 def test_trained_modules_without_a_template_are_refused(method: dict, fields: dict, words: str) -> None:
     with pytest.raises(CloudtuneError, match=words):
         tape_for(job_of(recipe({"type": "lora", **method}), shape(**fields), layout(), L4))
+
+
+@pytest.mark.parametrize("method", [{"type": "full"}, {"type": "lora"}, {"type": "qlora"}, {"type": "qlora", "quantization": "int8"}])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_newer_gpu_differs_by_its_workspace_alone(method: dict, attention: str) -> None:
+    """What is written down from an older GPU's tape is the tape that the newer one makes itself."""
+    for size in (512, 2560):  # 8.125 MiB is also the size of other tensors of the second
+        made = shape(hidden_size=size, intermediate_size=1664)
+        job = job_of(recipe(method), made, layout(), Device.cuda("H100", total_bytes=80 * GIB))
+        job = replace(job, behaviour=replace(job.behaviour, attention=attention))
+        assert job.capability == (9, 0)
+        derived, own = tape_for(job), tape_of(job)
+        assert derived.events[: derived.end] == own.events[: own.end]
+        assert (derived.kinds, derived.names, derived.marks, derived.end) == (own.kinds, own.names, own.marks, own.end)
+        assert derived.events != tape_for(replace(job, capability=(8, 0))).events
