@@ -141,7 +141,10 @@ def check(world, launch_id):
         return "given up"
 
 
-@pytest.mark.parametrize("seeds", [pytest.param(range(10), id="10"), pytest.param(range(100, 200), id="100", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "seeds",
+    [pytest.param(range(10), id="10"), pytest.param(range(100, 200), id="100", marks=[pytest.mark.full, pytest.mark.timeout(1800)])],
+)
 def test_a_killed_launcher_leaves_one_tracked_job_or_none(world, seeds):
     world.measure()
     outcomes = Counter(check(world, crash(world, seed)) for seed in seeds)
