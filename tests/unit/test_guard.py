@@ -43,6 +43,12 @@ def test_the_budget_ends_a_run(paid):
     assert "budget" in reason(running(elapsed_seconds=1900.0), paid), "without a bill the trainer's own clock counts"
 
 
+def test_every_machine_of_a_job_counts_against_the_budget(paid):
+    two = paid.model_copy(update={"layout": paid.layout.model_copy(update={"nodes": 2})})
+    assert "($1.06)" in reason(replace(VIEW, billable_seconds=950.0), two)
+    assert reason(replace(VIEW, billable_seconds=890.0), two) == ""
+
+
 def test_the_providers_own_limit_comes_first(paid):
     assert reason(replace(VIEW, billable_seconds=1801.0), paid) == ""
 
