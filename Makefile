@@ -3,8 +3,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-# Tests of one file share a worker, as they share what is slow to make.
-WORKERS ?= -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# Tests of one file share a worker, as they share what is slow to make: tests/scheduling.py.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-full lint format types bench env-train env-dev clean

@@ -6,6 +6,7 @@ import os
 import signal
 import tracemalloc  # noqa: F401 - whole before the first warning: pytest asks it in a hook that can run inside its own import
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,18 +24,18 @@ def pytest_configure() -> None:
 SLOW_FIRST = ("containers", "e2e", "trainer", "colab", "standins", "contract", "house", "unit")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Several workers (``make test``): a file's tests stay together, as they share fixtures; so do all that share the one engine.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """``make test`` on several workers: see tests/scheduling.py."""
+    from tests.scheduling import FilesAndEngine
 
-    The slow folders come first, so that no worker is left with a long one at the end.
-    """
-    if config.getoption("dist", "no") != "loadgroup":
-        return
-    for item in items:
-        engine = "engine" in getattr(item, "fixturenames", ()) or item.get_closest_marker("engine") is not None
-        item.add_marker(pytest.mark.xdist_group("engine" if engine else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: (folder_rank(item), item.nodeid.partition("::")[0]))
+    return FilesAndEngine(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers the slow folders come first, so that no worker is left with a long one at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: (folder_rank(item), item.nodeid.partition("::")[0]))
 
 
 def folder_rank(item: pytest.Item) -> int:
