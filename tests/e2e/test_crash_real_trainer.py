@@ -1,4 +1,7 @@
-"""The crash cases once more with the real trainer: the launcher is killed, then the supervisor, then the job goes on."""
+"""The crash cases once more with the real trainer: the launcher is killed, then the supervisor, then the job goes on.
+
+In ``make test-full``: ``make test`` has the same cases with a trainer that only pretends, and the real one in two rehearsals.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from cloudtune.verbs.jobs import ps, status
 from cloudtune.verbs.launch import launch
 from cloudtune.verbs.plan import make_plan
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.full]
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 JOB = LaunchId("real-abc")
 LAUNCHER = """
