@@ -44,7 +44,7 @@ def test_the_budget_ends_a_run(paid):
 
 
 def test_every_machine_of_a_job_counts_against_the_budget(paid):
-    two = paid.model_copy(update={"layout": paid.layout.model_copy(update={"nodes": 2})})
+    two = paid.model_copy(update={"layout": replace(paid.layout, nodes=2)})
     assert "($1.06)" in reason(replace(VIEW, billable_seconds=950.0), two)
     assert reason(replace(VIEW, billable_seconds=890.0), two) == ""
 

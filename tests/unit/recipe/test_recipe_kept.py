@@ -62,7 +62,7 @@ KEPT = {
     "training.save_steps": f"{TRAINER}/train.py",
     "training.eval_steps": f"{TRAINER}/train.py",
     "training.early_stopping_patience": f"{TRAINER}/train.py",
-    "compute.provider": "cloudtune/verbs/plan.py",
+    "compute.provider": "cloudtune/verbs/market.py",
     "compute.regions": "cloudtune/verbs/market.py",
     "compute.instance": "cloudtune/planning/limits.py",
     "compute.nodes": "cloudtune/planning/choose.py",
