@@ -17,6 +17,7 @@ from cloudtune.settings import Settings
 from cloudtune.verbs.doctor import needed_policies
 from cloudtune.verbs.market import known_offers
 from cloudtune.verbs.plan import gather
+from cloudtune.verbs.render import render
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "llama-3.1-8b-qlora.yaml"
 
@@ -40,6 +41,13 @@ def test_both_clouds_are_compared_by_what_they_cost(tmp_path):
     assert plan.candidates[0].risk_usd == min(one.risk_usd for one in plan.candidates)
     first = plan.candidates[0]
     assert (first.provider, first.instance, first.purchase) == (plan.chosen.provider, plan.chosen.instance, plan.chosen.purchase)
+
+
+def test_one_recipe_is_one_image_on_both_clouds(tmp_path):
+    bundles = {name: render(planned(tmp_path, name)) for name in ("aws", "gcp")}
+    assert bundles["aws"].image_digest == bundles["gcp"].image_digest
+    assert bundles["aws"].image == bundles["gcp"].image
+    assert bundles["aws"].image_digest != render(planned(tmp_path, "local")).image_digest, "a machine without a GPU has an image of its own"
 
 
 def test_no_plan_takes_a_card_that_the_image_does_not_know(tmp_path):
