@@ -87,6 +87,8 @@ class GcpSettings:
     gcp_service_account: str | None
     gcp_repository: str | None = None
     gcp_image: str | None = None
+    aws_profile: str | None = None
+    aws_region: str | None = None
 
 
 @dataclass(frozen=True)

@@ -73,15 +73,15 @@ def _check(file: Path | None, *, timeline: bool, exact: bool, others: bool) -> N
 
 def _load(source: str, sets: Sequence[str]) -> tuple[LoadedRecipe, bool]:
     """The recipe; for a model one that holds nothing else, and True."""
+    from cloudtune.cli.bare import base_of
     from cloudtune.recipe.load import load_text
     from cloudtune.recipe.locations import is_builtin
     from cloudtune.verbs.validate import validate
 
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or path.is_file() or not (is_builtin(source) or path.is_dir() or "/" in source):
+    path, base = Path(source), base_of(source)
+    if base is None and (path.suffix in (".yaml", ".yml") or path.is_file() or not (is_builtin(source) or "/" in source)):
         return validate(path, overrides=sets), False
-    base = source if is_builtin(source) or not path.is_dir() else f"./{path}" if not path.is_absolute() else source
-    text = BARE.format(base=base)
+    text = BARE.format(base=base or source)
     return load_text(text, file=f"<{source}>", overrides=sets), not any(item.startswith("method") for item in sets)
 
 

@@ -12,9 +12,9 @@ from cloudtune.models.shape import ModelShape
 from cloudtune.offers.disks import basis
 from cloudtune.offers.offer import Offer
 from cloudtune.planning.advice import advise, halving
+from cloudtune.planning.buckets import copied
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.choose import Manner, Option, Weighing, summary_of, weigh
-from cloudtune.planning.copied import copied
 from cloudtune.planning.plan import Advice, Candidate, Chosen, DataStats, Plan, Rejected
 from cloudtune.planning.promises import out_of_reach, refuse_undone, without_effect
 from cloudtune.planning.reckoner import device_of, fits

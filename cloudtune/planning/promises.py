@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cloudtune.errors import UsageError
-from cloudtune.planning.copied import is_copied, sources
+from cloudtune.errors import RejectedError, UsageError
+from cloudtune.planning.buckets import OWN, is_brought, is_copied, sources
 from cloudtune.recipe.locations import is_local_file, is_local_model, is_remote
 from cloudtune.recipe.spec import Recipe
 
@@ -34,13 +34,12 @@ def missing_in_images(recipe: Recipe, provider: str) -> str | None:
     return None
 
 
-_OWN_BUCKETS = {"aws": "s3://", "gcp": "gs://", "local": None}
 _OWNERS = {"s3://": "Amazon's", "gs://": "Google's"}
 
 
 def out_of_reach(recipe: Recipe, provider: str) -> str | None:
     """Why a job of ``provider`` cannot read the recipe's data or base model, in one sentence with the way out."""
-    away, own = _away(recipe, provider), _OWN_BUCKETS.get(provider)
+    away, own = _away(recipe, provider), OWN.get(provider)
     if away is None:
         return None
     if own is None:
@@ -48,13 +47,19 @@ def out_of_reach(recipe: Recipe, provider: str) -> str | None:
     return f"{away} is {_OWNERS[away[:5]]}, which a job on {provider} does not read; copy it to {own} or to this machine"
 
 
-def copy_command(recipe: Recipe, provider: str) -> str:
-    """The command that brings what is out of reach to where a job of ``provider`` reads it; empty when nothing is."""
-    away = _away(recipe, provider)
-    if away is None:
-        return ""
+def refuse_out_of_reach(recipe: Recipe, provider: str) -> None:
+    """Raises RejectedError (``data-elsewhere``), with the command that helps, for what a job of ``provider`` cannot read."""
+    reason = out_of_reach(recipe, provider)
+    if reason is not None:
+        hint = f"{_copy_command(recipe, provider)}, and name that in the recipe; or name another provider"
+        raise RejectedError(reason, code="data-elsewhere", hint=hint)
+
+
+def _copy_command(recipe: Recipe, provider: str) -> str:
+    """The command that brings what is out of reach to where a job of ``provider`` reads it."""
+    away = _away(recipe, provider) or ""
     whole = " --recursive" if away == recipe.model.base else ""
-    own = _OWN_BUCKETS[provider]
+    own = OWN.get(provider)
     if own is None and away.startswith("s3://"):
         return f"aws s3 cp{whole} {away} ."
     # Google's program also reads and writes S3.
@@ -63,11 +68,10 @@ def copy_command(recipe: Recipe, provider: str) -> str:
 
 def _away(recipe: Recipe, provider: str) -> str | None:
     """The first address that a job of ``provider`` does not read and a launch does not copy."""
-    if provider not in _OWN_BUCKETS:
+    if provider not in (*OWN, "local"):
         return None
-    own, base = _OWN_BUCKETS[provider], recipe.model.base
-    paths = (base, *(source.path for source in sources(recipe) if not is_copied(source.path, provider)))
-    return next((path for path in paths if is_remote(path) and not (own and path.startswith(own))), None)
+    paths = (recipe.model.base, *(source.path for source in sources(recipe) if not is_copied(source.path, provider)))
+    return next((path for path in paths if is_remote(path) and not is_brought(path, provider)), None)
 
 
 def without_effect(recipe: Recipe) -> tuple[str, ...]:

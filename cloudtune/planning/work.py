@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cloudtune.planning.plan import DataStats
     from cloudtune.recipe.spec import Recipe, TrainingSpec
 
-
+CHARACTERS_PER_TOKEN = 3.6  # where nothing counts them; sources/stats.py says of what
 PADDING_WASTE = 1.15  # of rows padded to the longest of their micro batch, where the lengths are unknown: a class value
 PACKED_FILL = 0.95  # of a packed sequence that is filled: best-fit packing of rows a few times shorter than it
 

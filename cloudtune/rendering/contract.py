@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from cloudtune.planning.buckets import is_brought, sources
 from cloudtune.recipe.locations import is_builtin, is_local_file, is_local_model
 from cloudtune.recipe.spec import Recipe
 from cloudtune.rendering.container import ContainerSpec, Mount, Network
@@ -38,15 +39,11 @@ class Limits:
     network: Network = "none"
 
 
-def needs_network(recipe: Recipe, *, brought: str | None = None) -> bool:
-    """Whether a job has to reach a hub, a bucket or a tracker from inside; otherwise it gets no network at all.
-
-    ``brought``: what the addresses begin with that the place itself brings into the job.
-    """
-    held_out = recipe.data.eval if isinstance(recipe.data.eval, tuple) else ()
-    base, starts = recipe.model.base, (brought,) if brought else ()
-    model_here = is_builtin(base) or is_local_model(base) or base.startswith(starts)
-    data_here = all(is_local_file(source.path) or source.path.startswith(starts) for source in (*recipe.data.train, *held_out))
+def needs_network(recipe: Recipe, provider: str) -> bool:
+    """Whether a job of ``provider`` has to reach a hub, a bucket or a tracker from inside; otherwise it gets no network at all."""
+    base = recipe.model.base
+    model_here = is_builtin(base) or is_local_model(base) or is_brought(base, provider)
+    data_here = all(is_local_file(source.path) or is_brought(source.path, provider) for source in sources(recipe))
     trackers = any(name != "tensorboard" for name in recipe.tracking.report_to)
     return not (model_here and data_here) or trackers or recipe.output.push_to_hub is not None
 

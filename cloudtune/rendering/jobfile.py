@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cloudtune.planning.copied import is_copied
+from cloudtune.planning.buckets import is_brought, is_copied
 from cloudtune.planning.plan import Plan
 from cloudtune.recipe.locations import is_local_file, is_local_model
 from cloudtune.recipe.resolved import Channel, JobFile
@@ -15,8 +15,6 @@ from cloudtune.recipe.rules import TEMPLATE_ENDINGS
 from cloudtune.recipe.spec import DataSource, Recipe
 
 MODEL_CHANNEL = "model"
-BROUGHT = {"aws": "s3://", "gcp": "gs://"}
-"""What the addresses begin with that a provider itself brings into the job, each as a channel of its own."""
 TEMPLATE_NAME = "chat_template.jinja"
 _PLAIN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -39,10 +37,15 @@ class BucketInput:
     channel: str
     uri: str
 
+    @property
+    def name(self) -> str:
+        """The provider's channel."""
+        return self.channel.partition("/")[0]
 
-def is_brought(path: str, provider: str) -> bool:
-    """Whether ``provider`` itself brings what is at ``path`` into its jobs."""
-    return provider in BROUGHT and path.startswith(BROUGHT[provider])
+    @property
+    def is_model(self) -> bool:
+        """Whether it is the base model's folder; everything else is one file."""
+        return self.channel == MODEL_CHANNEL
 
 
 def _channel_path(kind: str, index: int, source: DataSource, provider: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from cloudtune.planning.copied import sources
+from cloudtune.planning.buckets import sources
 from cloudtune.planning.plan import Plan
 from cloudtune.recipe.locations import is_remote
 from cloudtune.rendering.bundle import Bundle

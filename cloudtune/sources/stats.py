@@ -18,6 +18,7 @@ from typing import Any
 
 from cloudtune.errors import SourceError
 from cloudtune.planning.plan import DataStats
+from cloudtune.planning.work import CHARACTERS_PER_TOKEN
 from cloudtune.recipe.locations import is_builtin, is_local_file, is_local_model
 from cloudtune.recipe.rows import rename_row
 from cloudtune.recipe.spec import DataSource, Recipe
@@ -25,7 +26,6 @@ from cloudtune.sources.files import locate, rows_of
 
 SAMPLE_BYTES = 8 * 2**20
 TOKENISED_CHARACTERS = 400_000  # about a quarter of a second
-CHARACTERS_PER_TOKEN = 3.6
 CHARACTERS_PER_TOKEN_BUILTIN = 2.6  # the quickstart's vocabulary of 2,048 on English and Python
 MESSAGE_TOKENS = 5  # role markers and turn end of one message
 ROW_TOKENS = 2  # beginning and end of text

@@ -171,5 +171,5 @@ def _unproved(plan: Plan, mode: Mode, small: Small, cloud: tuple[str, ...]) -> t
 
 def require_cloud(provider: str | None) -> None:
     """Raises UsageError for a provider without a stand-in, before a plan is made for it."""
-    if provider not in (None, "auto"):
-        standin(str(provider))
+    if provider is not None and provider != "auto":
+        standin(provider)

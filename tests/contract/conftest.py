@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from cloudtune.standins.gcp.cloud import GcpStandin
+
 
 @pytest.fixture
 def aws_server(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[str]:
@@ -34,3 +36,11 @@ def aws_server(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[str]:
         yield address
     finally:
         server.stop()
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GcpStandin]:
+    """The stand-in of Google Cloud with its storage, where Google's own library looks for it; jobs in it only pass time."""
+    with GcpStandin.start(tmp_path / "cloud", mode="timed") as cloud:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
+        yield cloud

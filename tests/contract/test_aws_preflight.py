@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from cloudtune.providers.aws.inputs import questions
 from cloudtune.providers.aws.policy import policies
 from cloudtune.providers.aws.preflight import AwsPreflight, trusts
 from cloudtune.standins.aws.account import Account
@@ -220,6 +221,27 @@ def test_a_role_that_may_not_read_the_data(theirs, world, action):
     world.cloud.account.denied.add(action)
     try:
         assert theirs.codes(base="builtin:quickstart") == ["role-denied"]
+    finally:
+        world.cloud.account.denied.clear()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_bucket_with_a_policy_of_its_own_may_let_the_role_read(theirs, world, asked):
+    """The simulator knows the role's own policies only; who may not see the bucket's cannot say that it does not help."""
+    world.cloud.faults.clear()
+    world.cloud.account.denied.add("s3:GetObject")
+    if asked:
+        allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::theirs/*"}
+        theirs.client.put_bucket_policy(Bucket="theirs", Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+    else:
+        world.cloud.faults.add("GetBucketPolicy", "access_denied", None)
+    try:
+        assert theirs.codes() == []
+        plan = aws_builders.aws_plan(world.folder, data="s3://theirs/rows/a.jsonl", model={"base": "s3://theirs/tiny"})
+        found = {name: ask() for name, ask in questions(world.regions.login("us-east-1"), plan, world.settings.aws_role)}
+        assert [found[name].verdict for name in ("train-0", "model")] == ["note", "note"]
+        assert "the bucket's policy has to allow it" in found["train-0"].found
+        assert "arn:aws:s3:::theirs/tiny/config.json" in found["model"].hint, "a folder's name without a slash is no file of it"
     finally:
         world.cloud.account.denied.clear()
 

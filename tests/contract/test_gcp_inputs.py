@@ -33,13 +33,6 @@ CONTENT = os.urandom(1 << 20) * 20
 
 
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
-    with GcpStandin.start(tmp_path / "cloud", mode="timed") as cloud:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
-        yield cloud
-
-
-@pytest.fixture
 def s3(aws_server):
     import boto3
 

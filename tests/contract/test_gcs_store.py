@@ -7,7 +7,6 @@ import os
 import pytest
 
 from cloudtune.errors import AuthError, StoreError, UnavailableError
-from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.stores.gcs import GcsStore
 from cloudtune.stores.registry import open_store
 from cloudtune.wire.gcs import Bucket, split
@@ -28,13 +27,6 @@ class GcsWorld(StoreWorld):
 
     def break_down(self):
         self.cloud.faults.add("*", "error503", None)
-
-
-@pytest.fixture
-def cloud(tmp_path, monkeypatch):
-    with GcpStandin.start(tmp_path / "cloud", mode="timed") as cloud:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
-        yield cloud
 
 
 @pytest.fixture

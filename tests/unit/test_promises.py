@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from cloudtune.errors import UsageError
-from cloudtune.planning.copied import copied
+from cloudtune.errors import RejectedError, UsageError
+from cloudtune.planning.buckets import copied
 from cloudtune.planning.promises import (
     ATTENTION_IN_IMAGES,
     TRACKERS_IN_IMAGES,
-    copy_command,
     missing_in_images,
     out_of_reach,
+    refuse_out_of_reach,
     refuse_undone,
     without_effect,
 )
@@ -77,7 +77,8 @@ def test_what_images_lack_rules_the_clouds_out_and_not_this_machine(settings, re
 def test_data_of_another_cloud_is_out_of_reach(settings, provider, reason):
     found = out_of_reach(recipe(**settings), provider)
     assert (found is None) if reason is None else (reason in str(found))
-    assert bool(copy_command(recipe(**settings), provider)) == (reason is not None)
+    if reason is None:
+        refuse_out_of_reach(recipe(**settings), provider)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,10 @@ def test_data_of_another_cloud_is_out_of_reach(settings, provider, reason):
     ],
 )
 def test_the_command_that_brings_it_within_reach(settings, provider, command):
-    assert copy_command(recipe(**settings), provider) == command
+    with pytest.raises(RejectedError) as caught:
+        refuse_out_of_reach(recipe(**settings), provider)
+    assert caught.value.code == "data-elsewhere"
+    assert caught.value.hint.startswith(f"{command}, and name that in the recipe")
 
 
 def test_what_is_copied_is_said_with_its_size_and_price():

@@ -11,12 +11,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from cloudtune.errors import AuthError, CloudtuneError, NotFoundError, RejectedError
+from cloudtune.models.folder import CONFIG, missing_in
 from cloudtune.providers.aws.bucket import look_at
 from cloudtune.providers.aws.client import asking
 from cloudtune.providers.aws.names import partition_of, role_name
 from cloudtune.providers.base import Finding
 from cloudtune.units import gib
-from cloudtune.wire.aws import CURIOUS, Login
+from cloudtune.wire.aws import CURIOUS, Login, facts_of
 from cloudtune.wire.s3 import Bucket, split
 
 if TYPE_CHECKING:
@@ -34,22 +35,22 @@ def questions(login: Login, plan: Plan, role: str | None) -> Iterator[tuple[str,
     from cloudtune.rendering.jobfile import bucket_inputs
 
     for item in bucket_inputs(plan):
-        yield item.channel.partition("/")[0], lambda item=item: look(login, item, plan.chosen.region, role)  # type: ignore[misc]
+        yield item.name, lambda item=item: look(login, item, plan.chosen.region, role)  # type: ignore[misc]
 
 
 def look(login: Login, item: BucketInput, region: str, role: str | None) -> str | Finding:
     """How large the input is. Raises NotFoundError, RejectedError for another region, AuthError for a role that may not read it."""
     name, key = split(item.uri)
     bucket = Bucket(login, name)
-    if role:
-        _require_role(login, role, item.uri)
+    doubt = _doubt(bucket, item, role) if role else None
     try:
         _require_bucket(bucket, region)
-        return _file(bucket, item.uri, key) if "/" in item.channel else _model(bucket, item.uri, key)
+        found = _model(bucket, item.uri, key) if item.is_model else _file(bucket, item.uri, key)
     except AuthError as error:
         if error.code not in ("store-denied", "bucket-denied"):
             raise
-        return Finding(item.channel.partition("/")[0], "note", f"{item.uri} could not be looked at: the login may not", _LATER)
+        return Finding(item.name, "note", f"{item.uri} could not be looked at: the login may not", _LATER)
+    return doubt or found
 
 
 def _require_bucket(bucket: Bucket, region: str) -> None:
@@ -78,9 +79,7 @@ def _model(bucket: Bucket, uri: str, prefix: str) -> str:
     """A model folder has its config.json in it, and weights."""
     folder = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
     files = {head.key.removeprefix(folder): head.bytes for head in islice(bucket.list(folder), _MOST_FILES)}
-    missing = "config.json" if "config.json" not in files else None
-    if missing is None and not any(name.endswith((".safetensors", ".bin")) for name in files):
-        missing = "weights (.safetensors or .bin)"
+    missing = missing_in(files)
     if missing:
         raise NotFoundError(
             f"the base model's folder has no {missing}",
@@ -91,22 +90,46 @@ def _model(bucket: Bucket, uri: str, prefix: str) -> str:
     return f"{uri}, {len(files)} files, {gib(sum(files.values()))}"
 
 
-def _require_role(login: Login, role: str, uri: str) -> None:
-    """Asked of the policy simulator, where the login may ask it."""
-    name, key = split(uri)
-    bucket = f"arn:{partition_of(role)}:s3:::{name}"
-    for action, resource in (("s3:ListBucket", bucket), ("s3:GetObject", f"{bucket}/{key}")):
+def _doubt(bucket: Bucket, item: BucketInput, role: str) -> Finding | None:
+    """A note where the role's own policies do not let it read the input, and the bucket's policy may.
+
+    The policy simulator is asked, where the login may ask it. Raises AuthError where no policy can help.
+    """
+    refused = _refused(bucket, item, role)
+    if refused is None:
+        return None
+    decision, action, resource = refused
+    what = f"the role {role_name(role)} may not read {item.uri}"
+    hint = f"allow it {action} on {resource} (the role's policy needs s3:ListBucket and s3:GetObject on your data)"
+    if decision == "explicitDeny" or not _may_have_policy(bucket):
+        raise AuthError(what, where=role, code="role-denied", hint=hint)
+    return Finding(item.name, "note", f"{what} by its own policies; the bucket's policy has to allow it", hint)
+
+
+def _refused(bucket: Bucket, item: BucketInput, role: str) -> tuple[str, str, str] | None:
+    """(decision, action, resource) of the first right that the role's own policies do not give; None when all are there or nobody knows."""
+    _, key = split(item.uri)
+    whole = f"arn:{partition_of(role)}:s3:::{bucket.name}"
+    path = f"{key.rstrip('/')}/{CONFIG}".lstrip("/") if item.is_model else key
+    for action, resource in (("s3:ListBucket", whole), ("s3:GetObject", f"{whole}/{path}")):
         try:
-            with asking(login, role):
-                answer = login.client("iam", pace=CURIOUS).simulate_principal_policy(
+            with asking(bucket.login, role):
+                answer = bucket.login.client("iam", pace=CURIOUS).simulate_principal_policy(
                     PolicySourceArn=role, ActionNames=[action], ResourceArns=[resource]
                 )
         except CloudtuneError:
-            return  # who may not ask the simulator learns it from the job
-        if any(result["EvalDecision"] != "allowed" for result in answer["EvaluationResults"]):
-            raise AuthError(
-                f"the role {role_name(role)} may not read {uri}",
-                where=role,
-                code="role-denied",
-                hint=f"allow it {action} on {resource} (the role's policy needs s3:ListBucket and s3:GetObject on your data)",
-            )
+            return None  # who may not ask the simulator learns it from the job
+        decision = next((result["EvalDecision"] for result in answer["EvaluationResults"] if result["EvalDecision"] != "allowed"), None)
+        if decision:
+            return decision, action, resource
+    return None
+
+
+def _may_have_policy(bucket: Bucket) -> bool:
+    """Whether the bucket has a policy of its own, or that may not be asked."""
+    try:
+        with asking(bucket.login, bucket.where()):
+            bucket.client.get_bucket_policy(Bucket=bucket.name)
+    except CloudtuneError as error:
+        return error.__cause__ is None or facts_of(error.__cause__).code not in ("NoSuchBucketPolicy", "NoSuchBucket")
+    return True

@@ -151,26 +151,25 @@ def _stock_image(plan: Plan) -> str:
 def _inputs(plan: Plan, staged: Staged, bucket: str) -> dict[str, str]:
     """Channel name → URI. Channels are the folders of the contract below /opt/ml/input/data."""
     from cloudtune.rendering.contract import needs_network
-    from cloudtune.rendering.jobfile import BROUGHT, bucket_inputs, local_inputs
+    from cloudtune.rendering.jobfile import bucket_inputs, local_inputs
 
     isolated = plan.recipe.compute.aws.network_isolation
-    _require_reachable(plan, isolated=isolated, network=needs_network(plan.recipe, brought=BROUGHT["aws"]))
+    _require_reachable(plan, isolated=isolated, network=needs_network(plan.recipe, "aws"))
     names = ["job", *dict.fromkeys(item.channel.partition("/")[0] for item in local_inputs(plan))]
     if "image" not in staged.uris:
         names += ["code", *(["wheels"] if isolated else [])]
     own = {name: _folder(staged.uris.get(name) or f"s3://{bucket}/{PREFIX}/not-staged/{staged.digest}/{name}/") for name in names}
     # A file's address as it is: with a slash at its end the service would look for a folder of that name.
-    theirs = {item.channel.partition("/")[0]: item.uri if "/" in item.channel else _folder(item.uri) for item in bucket_inputs(plan)}
+    theirs = {item.name: _folder(item.uri) if item.is_model else item.uri for item in bucket_inputs(plan)}
     return {**own, **theirs}
 
 
 def _require_reachable(plan: Plan, *, isolated: bool, network: bool) -> None:
     """Raises RejectedError for what a job could not reach from inside."""
-    from cloudtune.planning.promises import out_of_reach
+    from cloudtune.planning.promises import refuse_out_of_reach
 
     secrets = plan.recipe.secrets
-    if (away := out_of_reach(plan.recipe, "aws")) is not None:
-        raise RejectedError(away, code="data-elsewhere", hint="change data or model.base in the recipe")
+    refuse_out_of_reach(plan.recipe, "aws")
     if isolated and network:
         raise RejectedError(
             "compute.aws.network_isolation leaves the job no way to a hub or a tracker",

@@ -4,7 +4,7 @@
     gs://BUCKET/cloudtune/copies/VERSION        the address under cloudtune/files/ that this version was given
     VERSION                                     digest of address, size and time of writing in S3
 
-AWS bills what leaves S3; the plan says so before anybody agrees (planning/copied.py).
+AWS bills what leaves S3; the plan says so before anybody agrees (planning/buckets.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cloudtune.errors import StagingError, StoreError, UsageError
 from cloudtune.filelock import held
@@ -52,12 +52,21 @@ class Original:
         return hashlib.sha256(said.encode()).hexdigest()
 
 
-def look_at(uri: str, settings: object) -> Original:
+class S3Settings(Protocol):
+    """Whose login S3 is asked with."""
+
+    @property
+    def aws_profile(self) -> str | None: ...
+    @property
+    def aws_region(self) -> str | None: ...
+
+
+def look_at(uri: str, settings: S3Settings) -> Original:
     """The object that ``uri`` names. Raises StagingError when there is none, UsageError without boto3, AuthError and StoreError of S3."""
     if importlib.util.find_spec("boto3") is None:
         raise UsageError(f"copying {uri} needs the Python package boto3", code="extra-missing", hint="run: pip install 'cloudtune[aws]'")
     name, key = split(uri)
-    bucket = S3Bucket(AwsLogin(getattr(settings, "aws_profile", None), getattr(settings, "aws_region", None)), name)
+    bucket = S3Bucket(AwsLogin(settings.aws_profile, settings.aws_region), name)
     head = bucket.head(key) if key and not key.endswith("/") else None
     if head is None:
         raise StagingError("there is no such file in S3", where=uri, code="no-data", hint=f"look with: aws s3 ls {uri}")
@@ -98,7 +107,7 @@ class Copies:
                 part.unlink()
                 raise StagingError("the copy has not the digest that S3 has noted", where=original.uri, hint="run the command again")
             part.unlink()
-        self._remember(note, uri)
+        self.bucket.write(note, uri.encode())
         return uri
 
     def _known(self, note: str) -> str:
@@ -111,9 +120,6 @@ class Copies:
             raise
         there = self.bucket.head(said.removeprefix(self.bucket.where("")))
         return said if there is not None else ""
-
-    def _remember(self, note: str, uri: str) -> None:
-        self.bucket.write(note, uri.encode())
 
     def _fetch(self, original: Original, part: Path, say: Callable[[str], None]) -> None:
         """Everything of the object into ``part``, which may have its beginning already."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cloudtune.errors import StagingError, StoreError
+from cloudtune.models.folder import missing_in
 from cloudtune.providers.base import Finding
-from cloudtune.providers.gcp.copying import look_at
+from cloudtune.providers.gcp.copying import S3Settings, look_at
 from cloudtune.units import gib
 from cloudtune.wire.gcs import Bucket, split
 
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
     from cloudtune.rendering.jobfile import BucketInput
     from cloudtune.wire.google import Login
 
-MODEL: Final = "model"
-_WEIGHTS: Final = (".safetensors", ".bin")
 _PARTS: Final = {"us": "us-", "eu": "europe-", "asia": "asia-"}
 """Multi-regions, and what the names of their regions begin with."""
 
 
-def look_at_input(item: BucketInput, region: str, login: Login, sleep: Callable[[float], None], settings: object) -> str | Finding:
+def look_at_input(item: BucketInput, region: str, login: Login, sleep: Callable[[float], None], settings: S3Settings) -> str | Finding:
     """What is there, in words. Raises StagingError for what is missing, AuthError and StoreError of the stores."""
     if item.uri.startswith("s3://"):
         return f"{gib(look_at(item.uri, settings).head.bytes)} in S3, copied while launching"
@@ -33,7 +32,7 @@ def look_at_input(item: BucketInput, region: str, login: Login, sleep: Callable[
     bucket = Bucket(name, login, sleep=sleep)
     try:
         place = str(bucket.facts().get("location", "")).lower()
-        found = _model(bucket, path, item.uri) if item.channel == MODEL else _file(bucket, path, item.uri)
+        found = _model(bucket, path, item.uri) if item.is_model else _file(bucket, path, item.uri)
     except StoreError as error:
         if error.code == "store-no-bucket":
             raise StagingError(f"there is no bucket {name}", where=item.uri, code="no-bucket", hint="check the recipe's path") from error
@@ -56,17 +55,10 @@ def _model(bucket: Bucket, path: str, uri: str) -> str:
     """A folder as transformers saves it: a config and weights, side by side."""
     folder = f"{path.rstrip('/')}/" if path else ""
     sizes = {head.name.removeprefix(folder): head.bytes for head in bucket.each(folder)}
-    missing = [
-        what
-        for what, there in (
-            ("config.json", "config.json" in sizes),
-            ("weights (*.safetensors)", any(name.endswith(_WEIGHTS) for name in sizes)),
-        )
-        if not there
-    ]
+    missing = missing_in(sizes)
     if missing:
         raise StagingError(
-            f"the base model's folder has no {' and no '.join(missing)}",
+            f"the base model's folder has no {missing}",
             where=uri,
             code="no-model",
             hint=f"look with: gcloud storage ls {uri.rstrip('/')}/",

@@ -44,7 +44,7 @@ _FAST_NETWORK: Final = "source /usr/local/gib/scripts/set_nccl_env.sh && exec py
 
 
 class GcpSettings(Protocol):
-    """The settings that a request is made from."""
+    """The settings that a request is made from, and those that data in S3 is read with."""
 
     @property
     def gcp_project(self) -> str | None: ...
@@ -54,6 +54,10 @@ class GcpSettings(Protocol):
     def gcp_region(self) -> str | None: ...
     @property
     def gcp_service_account(self) -> str | None: ...
+    @property
+    def aws_profile(self) -> str | None: ...
+    @property
+    def aws_region(self) -> str | None: ...
 
 
 def request_builder(settings: GcpSettings) -> Callable[[Plan, Staged, LaunchId], Request]:
@@ -229,12 +233,9 @@ def _inputs(plan: Plan, staged: Staged, bucket: str) -> dict[str, str]:
 
 def _require_reachable(plan: Plan, settings: GcpSettings) -> None:
     """Raises RejectedError for models and secrets that a job on Vertex AI could not reach."""
-    if plan.recipe.model.base.startswith("s3://"):
-        raise RejectedError(
-            f"{plan.recipe.model.base} is Amazon's, which a job on gcp does not read",
-            code="model-elsewhere",
-            hint="copy it to gs:// and name that, or name a hub id or a folder",
-        )
+    from cloudtune.planning.promises import refuse_out_of_reach
+
+    refuse_out_of_reach(plan.recipe, "gcp")
     secrets = plan.recipe.secrets
     foreign = sorted(name for name, source in secrets.items() if source.startswith("aws:"))
     if foreign:

@@ -74,7 +74,7 @@ def build_container_request(plan: Plan, staged: Staged, launch_id: LaunchId) -> 
     image, engine, user = uris.pop(IMAGE), uris.pop("engine"), uris.pop("user")
     request = build_request(plan, replace(staged, uris=uris), launch_id)
     command = ["python", "-m", "cloudtune.engine.foreground", "--engine", engine, "--image", image]
-    command += ["--network", "open" if needs_network(plan.recipe) else "none"]
+    command += ["--network", "open" if needs_network(plan.recipe, "local") else "none"]
     command += ["--user", user] if user else []
     command += ["--gpus"] if plan.layout.gpus else []
     command += [word for name in sorted(plan.recipe.secrets) for word in ("--secret", name)]

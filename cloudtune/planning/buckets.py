@@ -1,17 +1,25 @@
-"""Data that a launch first copies from one cloud into the other's bucket, and what its leaving costs. Pure; asks no bucket.
+"""What of a recipe is in a bucket, and how a job comes by it: from where it is, or copied first, which costs. Pure; asks no bucket.
 
-Only data is copied, so that one recipe runs on both clouds; a base model is not, for its size.
+A place brings what is in its own cloud's buckets. Of the other cloud's only data is copied, so that one recipe runs on both
+clouds; a base model is not, for its size.
 """
 
 from __future__ import annotations
 
 from cloudtune.cost import transfer_usd
+from cloudtune.planning.work import CHARACTERS_PER_TOKEN
 from cloudtune.recipe.spec import DataSource, Recipe
 from cloudtune.units import usd
 
+OWN = {"aws": "s3://", "gcp": "gs://"}
+"""Provider → what the addresses begin with that it brings into its jobs by itself."""
 COPIED = {"gcp": "s3://"}
 """Provider → what the addresses of data begin with that its launcher copies into the job's own bucket."""
-BYTES_PER_TOKEN = 3.6  # as sources/stats.py reckons text of unknown length
+
+
+def is_brought(path: str, provider: str) -> bool:
+    """Whether ``provider`` itself brings what is at ``path`` into its jobs."""
+    return provider in OWN and path.startswith(OWN[provider])
 
 
 def is_copied(path: str, provider: str) -> bool:
@@ -28,7 +36,7 @@ def copied(recipe: Recipe, provider: str) -> str | None:
     stated = [source.tokens for source in found if source.tokens is not None]
     if len(stated) < len(found):
         return f"{said}: the size is not known here, and Amazon bills up to {usd(transfer_usd(10**9))} for each GB that leaves it"
-    size = sum(stated) * BYTES_PER_TOKEN
+    size = sum(stated) * CHARACTERS_PER_TOKEN
     return f"{said}: about {size / 1e9:.2g} GB by the stated tokens, for whose leaving Amazon bills up to {usd(transfer_usd(size))}"
 
 
