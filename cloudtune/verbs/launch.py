@@ -18,8 +18,9 @@ from cloudtune.errors import AuthError, CapacityError, CloudtuneError, NotFoundE
 from cloudtune.filelock import held
 from cloudtune.job import JobState, JobView, LaunchId, new_launch_id, parse_launch_id
 from cloudtune.ledger.ledger import Launch
-from cloudtune.planning.promises import copy_command, out_of_reach
+from cloudtune.planning.promises import refuse_out_of_reach
 from cloudtune.providers.base import Request
+from cloudtune.units import usd
 from cloudtune.verbs.plans import load_plan
 from cloudtune.verbs.reconcile import launching_lock
 from cloudtune.verbs.render import render
@@ -43,7 +44,8 @@ def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progre
 
     Launching one plan twice with one ``launch_id`` is one job; a job that was interrupted goes on from its checkpoint.
     Without one, a launch of the same recipe that was begun and never settled is gone on with. ``progress`` hears one line
-    per step. Raises CloudtuneError; a job that was refused is closed in the ledger.
+    per step. Raises CloudtuneError; a job that was refused is closed in the ledger, and an unsettled launch of the recipe on
+    another machine or at another price is not joined by a second job (UsageError ``launch-begun``).
     """
     say = progress or (lambda _: None)
     chosen = parse_launch_id(launch_id) if launch_id is not None else _begun(plan, session) or new_launch_id(plan.recipe.name)
@@ -62,7 +64,10 @@ def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progre
 
 
 def _begun(plan: Plan, session: Session) -> LaunchId | None:
-    """The newest launch of this recipe that has neither a job nor an end, and whose launcher is gone."""
+    """The newest launch of this recipe that has neither a job nor an end, and whose launcher is gone.
+
+    Raises UsageError when it was begun on another machine or at another price.
+    """
     for view in reversed(session.ledger.views(is_open=True, recipe=plan.recipe.name)):
         if view.ref is not None or view.provider != plan.chosen.provider:
             continue
@@ -70,9 +75,23 @@ def _begun(plan: Plan, session: Session) -> LaunchId | None:
         if begun is None or begun.recipe_digest != plan.recipe_digest:
             continue
         with held(launching_lock(session, view.id), session.clock) as lock:
-            if lock is not None:
-                return view.id
+            if lock is None:
+                continue
+        if _bought(begun) != _bought(plan):
+            raise UsageError(
+                f"{view.id}, a launch of this recipe on {begun.chosen.instance} at {usd(begun.chosen.usd_per_hour)} per hour, was begun "
+                "and is not settled; it may still become a job",
+                code="launch-begun",
+                hint=f"settle it with: cloudtune reconcile; or go on with it: cloudtune launch ... --id {view.id}",
+            )
+        return view.id
     return None
+
+
+def _bought(plan: Plan) -> tuple[object, ...]:
+    """What a yes to a plan was said to."""
+    chosen = plan.chosen
+    return chosen.region, chosen.instance, chosen.purchase, chosen.usd_per_hour, plan.layout
 
 
 def _known(launch_id: LaunchId, plan: Plan, session: Session) -> JobView | None:
@@ -120,12 +139,7 @@ def _resume(view: JobView, session: Session) -> JobView:
 
 def _launch(plan: Plan, launch_id: LaunchId, session: Session, say: Callable[[str], None]) -> JobView:
     place = session.place(plan.chosen.provider)
-    if (away := out_of_reach(plan.recipe, plan.chosen.provider)) is not None:
-        raise RejectedError(
-            away,
-            code="data-elsewhere",
-            hint=f"{copy_command(plan.recipe, plan.chosen.provider)}, and name that in the recipe; or name another provider",
-        )
+    refuse_out_of_reach(plan.recipe, plan.chosen.provider)
     say("checking")
     _preflight(place, plan)
     say("staging")

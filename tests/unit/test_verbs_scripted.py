@@ -108,6 +108,24 @@ def test_a_launch_that_had_arrived_is_found_by_the_same_command(stage):
     assert it.launch(None).id != view.id, "a launch that is settled is over: the command means another job"
 
 
+@pytest.mark.parametrize("changes", [{"usd_per_hour": 99.0}, {"instance": "larger"}])
+def test_no_second_job_is_begun_beside_an_unsettled_launch_of_another_price_or_machine(stage, changes):
+    """Nobody said yes to the first request this time, and the first launch may still become a job."""
+    it = stage(faults={"submit": [Fault.UNAVAILABLE]})
+    with pytest.raises(UnavailableError):
+        it.launch(None)
+    (left,) = it.session.ledger.views(is_open=True)
+    it.plan = it.plan.model_copy(update={"chosen": it.plan.chosen.model_copy(update=changes)})
+    with pytest.raises(UsageError, match="not settled") as caught:
+        it.launch(None)
+    assert caught.value.code == "launch-begun"
+    assert f"--id {left.id}" in caught.value.hint
+    assert len(it.session.ledger.views()) == 1
+    it.clock.sleep(WAIT_SECONDS + 1)
+    assert reconcile(it.session).abandoned == (left.id,)
+    assert it.launch(None).id != left.id
+
+
 def test_another_recipes_open_launch_and_a_launcher_at_work_are_left_alone(stage):
     it = stage(faults={"submit": [Fault.LOGIN_EXPIRED]})
     with pytest.raises(AuthError):
