@@ -16,6 +16,7 @@ from cloudtune.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cloudtune.memory.device import Device
     from cloudtune.recipe.load import LoadedRecipe
     from cloudtune.session import Session
     from cloudtune.verbs.estimate import Reckoning
@@ -111,24 +112,18 @@ def _limits(
     from cloudtune.show.sizing import limit_lines
     from cloudtune.verbs.estimate import reckoning, with_gpu
     from cloudtune.verbs.plan import gather
-    from cloudtune.verbs.sizing import cards, limits
+    from cloudtune.verbs.sizing import every_device, limits
 
     longest, largest_batch = wanted
+    devices: tuple[Device, ...]
     if gpu is None:
         known = reckoning(loaded, provider=provider, session=session)
-        question, devices = known.question, [known.device]
+        question, devices = known.question, (known.device,)
     else:
         question = with_gpu(gather(loaded, provider=provider, session=session), None if gpu == "all" else gpu)
-        devices = _every_card(question, cards)
+        devices = every_device(question)
     found = limits(question, devices, longest=longest, largest_batch=largest_batch)
     _give({"model": loaded.recipe.model.base, "limits": found}, limit_lines, as_json=as_json, values=(loaded.recipe, found))
-
-
-def _every_card(question: Any, cards: Any) -> list[Any]:
-    """One device of every kind in the machines of the question, whatever their number in a machine."""
-    counts = sorted({offer.gpu_count for offer in question.offers if offer.gpu_count})
-    found = {device.name: device for count in counts for _, device in cards(question.recipe, question.offers, count=count)}
-    return sorted(found.values(), key=lambda device: (device.total_bytes, device.name))
 
 
 def _trace(loaded: LoadedRecipe, session: Session, *, provider: str | None, gpu: str | None, as_json: bool) -> None:

@@ -77,7 +77,7 @@ class _Rule:
 RULES = (
     _Rule("bfloat16", 8.0, None, "has no bfloat16; model.dtype: float16 would allow it"),
     _Rule("flash_attention_2", 8.0, None, "is too old for FlashAttention 2; model.attention: sdpa would allow it"),
-    _Rule("int8", 7.5, None, "is too old for 8-bit weights; quantization: nf4 would allow it"),
+    _Rule("int8", 7.5, None, "is too old for 8-bit weights; method.quantization: nf4 would allow it"),
     _Rule("cuda13", 7.5, None, "is too old for CUDA 13; images with CUDA 12.6 still know it"),
     _Rule("cuda12.6", None, 10.0, "is too new for CUDA 12.6; images with CUDA 12.8 or later know it"),
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cloudtune.errors import UsageError
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
 from cloudtune.offers.offer import unsupported
@@ -21,7 +22,7 @@ from cloudtune.recipe.sketch import method, sketch
 
 if TYPE_CHECKING:
     from cloudtune.models.shape import ModelShape
-    from cloudtune.offers.offer import Offer
+    from cloudtune.offers.offer import Gpu, Offer
     from cloudtune.planning.decide import Question
     from cloudtune.recipe.load import LoadedRecipe
     from cloudtune.recipe.method import Method
@@ -119,11 +120,9 @@ def lean_layout(recipe: Recipe) -> Layout:
 
 def cards(recipe: Recipe, offers: Iterable[Offer], *, count: int = 1) -> tuple[tuple[Card, Device], ...]:
     """The kinds of GPU that can run the recipe at all, smallest first, each with its cheapest machine of ``count`` GPUs."""
-    quantization = recipe.method.quantization if is_qlora(recipe.method) else ""
     found: dict[str, tuple[Card, Device]] = {}
     for offer in offers:
-        usable = offer.gpu_count == count and not offer.blocked
-        if not usable or unsupported(offer.gpu, recipe.model.dtype, recipe.model.attention, quantization) is not None:
+        if offer.gpu_count != count or offer.blocked or unusable(recipe, offer.gpu) is not None:
             continue
         card = Card(
             gpu=offer.gpu.name,
@@ -137,6 +136,31 @@ def cards(recipe: Recipe, offers: Iterable[Offer], *, count: int = 1) -> tuple[t
         if known is None or _price(card) < _price(known[0]):
             found[offer.gpu.name] = card, device_of(offer)
     return tuple(sorted(found.values(), key=lambda item: (item[0].gpu_bytes, _price(item[0]), item[0].gpu)))
+
+
+def unusable(recipe: Recipe, gpu: Gpu) -> str | None:
+    """Why a kind of GPU cannot run the recipe at all, whatever its memory; None when it can."""
+    quantization = recipe.method.quantization if is_qlora(recipe.method) else ""
+    return unsupported(gpu, recipe.model.dtype, recipe.model.attention, quantization)
+
+
+def every_device(question: Question) -> tuple[Device, ...]:
+    """One of each kind of GPU that can run the recipe, whatever their number in a machine, smallest first. Raises UsageError for none."""
+    require_usable(question.recipe, question.offers)
+    counts = sorted({offer.gpu_count for offer in question.offers if offer.gpu_count})
+    found = {device.name: device for count in counts for _, device in cards(question.recipe, question.offers, count=count)}
+    if not found:
+        raise UsageError("no machine here has a GPU that can be used", hint="name another provider")
+    return tuple(sorted(found.values(), key=lambda device: (device.total_bytes, device.name)))
+
+
+def require_usable(recipe: Recipe, offers: Iterable[Offer]) -> None:
+    """Raises UsageError when there are GPUs and none of them can run the recipe, with what would help."""
+    reasons = [unusable(recipe, gpu) for gpu in {offer.gpu.name: offer.gpu for offer in offers if offer.gpu_count}.values()]
+    if reasons and None not in reasons:
+        said, _, remedy = str(reasons[0]).partition("; ")
+        key, _, value = remedy.removesuffix(" would allow it").partition(": ")
+        raise UsageError(said, code="gpu-unusable", hint=f"change it in the recipe, or add: --set {key}={value}")
 
 
 def _price(card: Card) -> float:
@@ -163,6 +187,7 @@ def bare_sizes(base: str, *, provider: str | None, gpu: str | None, session: Ses
 
 def sizes(question: Question | Bare) -> ModelSizes:
     """Full training, LoRA, 8-bit and QLoRA of one model at the recipe's length, each with the smallest card that holds it."""
+    require_usable(question.recipe, question.offers)
     recipe = before_layout(question.recipe, question.shape)
     found = tuple(_size(recipe.model_copy(update={"method": method}), name, question) for name, method in _methods(recipe))
     leanest = min(found, key=lambda size: size.memory.peak_bytes)

@@ -32,8 +32,8 @@ def recipe(**given: Any) -> Recipe:
 
 
 def offer(**given: Any) -> Offer:
-    """One L4 machine in us-east-1 for a dollar an hour; ``memory_gib`` is the GPU's."""
-    gpu = Gpu(given.pop("gpu", "L4"), int(given.pop("memory_gib", 22) * GIB), 8.9, bf16=True)
+    """One L4 machine in us-east-1 for a dollar an hour; ``memory_gib`` and ``capability`` are the GPU's."""
+    gpu = Gpu(given.pop("gpu", "L4"), int(given.pop("memory_gib", 22) * GIB), given.pop("capability", 8.9), bf16=True)
     base = Offer(
         provider="aws",
         region="us-east-1",

@@ -19,7 +19,7 @@ from cloudtune.show.text import Page
 from cloudtune.units import GIB, gib
 from cloudtune.verbs.estimate import with_gpu
 from cloudtune.verbs.market import named
-from cloudtune.verbs.sizing import TracedSize, cards, lean_layout, limits, sizes
+from cloudtune.verbs.sizing import TracedSize, cards, every_device, lean_layout, limits, sizes
 from tests.unit.memory_builders import recipe, shape
 from tests.unit.planning_builders import offer
 
@@ -58,6 +58,22 @@ def test_what_no_single_card_holds_is_spread_or_said_to_fit_nowhere() -> None:
     tiny = sizes(question(offer(memory_gib=1)))
     assert tiny.methods[0].card is None
     assert "no machine" in "\n".join(method_lines(tiny, Page(100)))
+
+
+@pytest.mark.parametrize("ask", [sizes, every_device], ids=["sizes", "every device"])
+def test_a_card_that_cannot_run_the_recipe_is_no_card_that_is_too_small(ask) -> None:
+    """Asked for alone it is refused, with the key that would allow it; beside another it is left out."""
+    old, new = offer(instance="ml.old", gpu="T4", capability=7.5, memory_gib=16), offer(instance="ml.new", memory_gib=80)
+    with pytest.raises(UsageError, match="T4 has no bfloat16") as caught:
+        ask(question(old))
+    assert caught.value.hint.endswith("--set model.dtype=float16")
+    ask(question(old, new))
+    assert [device.name for device in every_device(question(old, new))] == [new.gpu.name]
+
+
+def test_no_gpu_at_all_is_said() -> None:
+    with pytest.raises(UsageError, match="no machine here has a GPU"):
+        every_device(question())
 
 
 def test_cards_are_those_that_can_run_it_each_at_its_lowest_price() -> None:
