@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.source import ROOT
+from tests.scheduling import FilesAndEngine
 from tools import setup_env
 
 TOOL = ROOT / "tools" / "setup_env.py"
@@ -79,3 +80,15 @@ def test_no_namespace_is_put_into_every_process(tmp_path: Path) -> None:
         (site / name).write_text("import sys")
     setup_env.drop_namespace_hooks(tmp_path)
     assert [path.name for path in site.iterdir()] == ["distutils-precedence.pth"]
+
+
+def test_tests_that_share_something_slow_share_a_worker() -> None:
+    """Groups of ``make test``: by file, and one for all that use the engine, whose names and images would clash."""
+    groups = {name: FilesAndEngine._split_scope(None, f"{name}::test_x[a@b]") for name in ENGINE_FILES + OTHER_FILES}
+    assert {groups[name] for name in ENGINE_FILES} == {"engine"}
+    assert [groups[name] for name in OTHER_FILES] == list(OTHER_FILES)
+    assert "--dist loadscope" in (ROOT / "Makefile").read_text(), "any other way of xdist does not ask for our groups"
+
+
+ENGINE_FILES = ("tests/containers/test_image.py", "tests/containers/test_dryrun.py", "tests/containers/test_standin_containers.py")
+OTHER_FILES = ("tests/unit/test_cost.py", "tests/containers/test_rendering.py", "tests/e2e/test_life.py")
