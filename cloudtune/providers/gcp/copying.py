@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cloudtune.errors import StagingError, StoreError, UsageError
 from cloudtune.filelock import held
-from cloudtune.providers.gcp.request import PREFIX
+from cloudtune.providers.gcp.request import PREFIX, GcpSettings
 from cloudtune.units import gib
 from cloudtune.wire.aws import Login as AwsLogin
 from cloudtune.wire.s3 import Bucket as S3Bucket
@@ -59,6 +59,10 @@ class S3Settings(Protocol):
     def aws_profile(self) -> str | None: ...
     @property
     def aws_region(self) -> str | None: ...
+
+
+class InputSettings(GcpSettings, S3Settings, Protocol):
+    """The settings of a job on Vertex AI that may read data in S3."""
 
 
 def look_at(uri: str, settings: S3Settings) -> Original:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cloudtune.clock import Clock
     from cloudtune.planning.plan import Plan
-    from cloudtune.providers.gcp.request import GcpSettings
+    from cloudtune.providers.gcp.copying import InputSettings
     from cloudtune.providers.gcp.services import Services
 
 _POLICY: Final = "cloudtune doctor --provider gcp --print-policy"
@@ -32,7 +32,7 @@ _QUOTAS: Final = "console > IAM & Admin > Quotas, service aiplatform.googleapis.
 class GcpPreflight:
     """A Preflight for plans, and an Examiner without one."""
 
-    def __init__(self, settings: GcpSettings, services: Services, clock: Clock) -> None:
+    def __init__(self, settings: InputSettings, services: Services, clock: Clock) -> None:
         self._settings = settings
         self._services = services
         self._clock = clock

@@ -44,7 +44,7 @@ _FAST_NETWORK: Final = "source /usr/local/gib/scripts/set_nccl_env.sh && exec py
 
 
 class GcpSettings(Protocol):
-    """The settings that a request is made from, and those that data in S3 is read with."""
+    """The settings that a request is made from."""
 
     @property
     def gcp_project(self) -> str | None: ...
@@ -54,10 +54,6 @@ class GcpSettings(Protocol):
     def gcp_region(self) -> str | None: ...
     @property
     def gcp_service_account(self) -> str | None: ...
-    @property
-    def aws_profile(self) -> str | None: ...
-    @property
-    def aws_region(self) -> str | None: ...
 
 
 def request_builder(settings: GcpSettings) -> Callable[[Plan, Staged, LaunchId], Request]:

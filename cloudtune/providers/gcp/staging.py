@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from cloudtune.clock import Clock
     from cloudtune.planning.plan import Plan
+    from cloudtune.providers.gcp.copying import InputSettings
     from cloudtune.providers.gcp.images import GcpImages
-    from cloudtune.providers.gcp.request import GcpSettings
     from cloudtune.rendering.bundle import Bundle
     from cloudtune.wire.google import Login
 
@@ -39,7 +39,7 @@ MODELS: Final = f"{PREFIX}/models"
 class GcpStager:
     """Puts data, orders and image of a job where Vertex AI finds them. ``notes``: folder for begun uploads."""
 
-    def __init__(self, settings: GcpSettings, clock: Clock, login: Login, notes: Path, images: GcpImages) -> None:
+    def __init__(self, settings: InputSettings, clock: Clock, login: Login, notes: Path, images: GcpImages) -> None:
         self._settings = settings
         self._clock = clock
         self._login = login
