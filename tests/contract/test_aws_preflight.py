@@ -168,6 +168,10 @@ class TheirBucket:
         for key in keys:
             self.client.put_object(Bucket="theirs", Key=key, Body=b"{}")
 
+    def let_everybody_read(self):
+        allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::theirs/*"}
+        self.client.put_bucket_policy(Bucket="theirs", Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+
     def codes(self, data="s3://theirs/rows/a.jsonl", base="s3://theirs/tiny"):
         return codes(self.world, aws_builders.aws_plan(self.world.folder, data=data, model={"base": base}))
 
@@ -231,8 +235,7 @@ def test_a_bucket_with_a_policy_of_its_own_may_let_the_role_read(theirs, world, 
     world.cloud.faults.clear()
     world.cloud.account.denied.add("s3:GetObject")
     if asked:
-        allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::theirs/*"}
-        theirs.client.put_bucket_policy(Bucket="theirs", Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+        theirs.let_everybody_read()
     else:
         world.cloud.faults.add("GetBucketPolicy", "access_denied", None)
     try:
@@ -244,6 +247,17 @@ def test_a_bucket_with_a_policy_of_its_own_may_let_the_role_read(theirs, world, 
         assert "arn:aws:s3:::theirs/tiny/config.json" in found["model"].hint, "a folder's name without a slash is no file of it"
     finally:
         world.cloud.account.denied.clear()
+
+
+def test_a_bucket_s_policy_does_not_help_a_role_that_is_denied_by_its_own(theirs, world):
+    """Of all policies together a denial that is written down wins."""
+    world.cloud.faults.clear()
+    theirs.let_everybody_read()
+    world.cloud.account.forbidden.add("s3:GetObject")
+    try:
+        assert theirs.codes(base="builtin:quickstart") == ["role-denied"]
+    finally:
+        world.cloud.account.forbidden.clear()
 
 
 @pytest.mark.parametrize("operation", ["HeadObject", "ListObjectsV2"])

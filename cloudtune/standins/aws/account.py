@@ -77,7 +77,9 @@ class Account:
     """Instance types that the region does not have."""
     may_pass_role: bool = True
     denied: set[str] = field(default_factory=set)
-    """Actions such as ``logs:GetLogEvents`` that a simulation of the user's rights says no to; calls themselves: ``faults``."""
+    """Actions such as ``logs:GetLogEvents`` that a simulation of rights finds allowed nowhere; calls themselves: ``faults``."""
+    forbidden: set[str] = field(default_factory=set)
+    """Actions that a simulation finds denied by a statement, which no other policy makes good."""
     durations: Durations = field(default_factory=Durations)
     quirks: Quirks = field(default_factory=Quirks)
 

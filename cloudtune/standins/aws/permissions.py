@@ -33,7 +33,12 @@ def _members(form: Mapping[str, Sequence[str]], name: str) -> list[str]:
 
 
 def _result(action: str, resource: str, account: Account) -> str:
-    denied = action in account.denied or (action == "iam:PassRole" and not account.may_pass_role)
-    decision = "implicitDeny" if denied else "allowed"
-    parts = {"EvalActionName": action, "EvalResourceName": resource, "EvalDecision": decision}
+    parts = {"EvalActionName": action, "EvalResourceName": resource, "EvalDecision": _decision(action, account)}
     return f"<member>{''.join(f'<{name}>{escape(value)}</{name}>' for name, value in parts.items())}</member>"
+
+
+def _decision(action: str, account: Account) -> str:
+    if action in account.forbidden:
+        return "explicitDeny"
+    denied = action in account.denied or (action == "iam:PassRole" and not account.may_pass_role)
+    return "implicitDeny" if denied else "allowed"
