@@ -175,7 +175,8 @@ class Destination:
             except FileNotFoundError:
                 pass
             os.rename(source, name, src_dir_fd=incoming, dst_dir_fd=folder)
-        self._renamed.add(path[: path.rfind("/") + 1])
+        # The folders on the way as well: one of them may be new, and its name is in the one above it.
+        self._renamed.update(path[:end] for end in range(len(path)) if end == 0 or path[end - 1] == "/")
 
 
 def _write(file: FileIO, chunk: bytes, path: str) -> int:

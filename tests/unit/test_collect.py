@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,34 @@ def test_collecting_again_fetches_what_is_missing_or_damaged(world):
     (world.to / "c").write_bytes(b"XX")
     assert world.collect().fetched_bytes == 4
     assert (world.to / "c").read_bytes() == b"cc"
+
+
+def folders_and_manifest(work):
+    """In the order in which it happens: the folders whose names ``work`` brings onto the disk, and "manifest" when that gets its name."""
+    order = []
+
+    def note(frame, event, called):
+        if event == "c_call" and called is os.fsync:
+            order.append(Path(f"/proc/self/fd/{frame.f_locals['folder']}").readlink())
+        elif event == "c_call" and called is os.rename and frame.f_locals["path"] == "manifest.json":
+            order.append("manifest")
+
+    sys.setprofile(note)  # nothing is replaced: the interpreter tells which calls are made
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return order
+
+
+def test_names_are_on_the_disk_before_the_manifest_says_that_all_is_there(world):
+    """After a power cut a manifest beside missing files would be taken for a whole result. A new folder is a name too."""
+    world.files(adapter__deep__weights=b"w", empty=b"")
+    world.manifest(artifact("adapter/deep/weights", b"w"), artifact("empty", b""))
+    order = folders_and_manifest(world.collect)
+    at = order.index("manifest")
+    assert set(order[:at]) == {world.to, world.to / "adapter", world.to / "adapter" / "deep"}
+    assert order[at + 1 :] == [world.to]
 
 
 def test_an_interrupted_file_is_gone_on_with(world, tmp_path):
