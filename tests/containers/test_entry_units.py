@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +22,8 @@ from cloudtune_entry.ground import Ground, Trouble, bucket_path, find_ground
 from cloudtune_entry.lifeline import Lifeline
 from cloudtune_entry.mirror import make_mirror
 from cloudtune_entry.orders import Orders
+from cloudtune_entry.rights import KEEP_VARIABLE
+from tests.containers.jobs import ROOT, STAND_IN, bare_job
 
 CLUSTER_SPEC = {
     "cluster": {"workerpool0": ["cmle-master-0:2222"], "workerpool1": ["cmle-worker-0:2222", "cmle-worker-1:2222"]},
@@ -196,6 +201,77 @@ def test_the_mirror_copies_markers_last_and_prunes(tmp_path: Path, monkeypatch: 
     assert not (bucket / "checkpoints/step-1/COMPLETE").exists()
     assert (bucket / "checkpoints/step-2/COMPLETE").exists()
     assert make_mirror(Ground("sagemaker", root), {"AIP_MODEL_DIR": "gs://b/"}).pairs == ()
+
+
+@pytest.fixture
+def half_mounted(tmp_path: Path) -> tuple[Path, Path]:
+    """A trained job on Vertex AI and its bucket, in which something keeps the weights out."""
+    root, bucket = tmp_path / "ml", tmp_path / "bucket"
+    for part in ("model", "output/data", "checkpoints/step-1"):
+        (root / part).mkdir(parents=True)
+    for part, marker in (("model", "manifest.json"), ("checkpoints/step-1", "COMPLETE")):
+        (root / part / marker).write_text("{}")
+        (root / part / "weights").write_text("1")
+        (bucket / part / "weights").mkdir(parents=True)
+    return root, bucket
+
+
+def test_no_marker_is_in_the_bucket_before_what_it_vouches_for(half_mounted: tuple[Path, Path]):
+    root, bucket = half_mounted
+    mirror = make_mirror(Ground("vertex", root), {"AIP_MODEL_DIR": f"{bucket}/model/"})
+    assert not mirror.copy()
+    assert not (bucket / "model/manifest.json").exists()
+    assert not (bucket / "checkpoints/step-1/COMPLETE").exists()
+
+
+def test_the_last_copy_is_tried_again_while_the_bucket_refuses(half_mounted: tuple[Path, Path]):
+    root, bucket = half_mounted
+    mirror = make_mirror(Ground("vertex", root), {"AIP_MODEL_DIR": f"{bucket}/model/", "CLOUDTUNE_MIRROR_SECONDS": "2"})
+
+    def let_in() -> None:
+        for part in ("model", "checkpoints/step-1"):
+            (bucket / part / "weights").rmdir()
+
+    later = threading.Timer(0.2, let_in)
+    later.start()
+    assert mirror.finish()
+    later.join()
+    assert (bucket / "model/manifest.json").exists()
+    assert (bucket / "model/weights").read_text() == "1"
+    assert (bucket / "checkpoints/step-1/COMPLETE").exists()
+
+
+@pytest.mark.parametrize(("refuses", "code", "outcome"), [(False, 0, "complete"), (True, 1, "failed")])
+def test_a_result_that_never_reached_the_bucket_is_no_success(tmp_path: Path, refuses: bool, code: int, outcome: str):
+    """With the machine the only copy would be gone, and the job would have said that all is well."""
+    root = bare_job(tmp_path / "ml", "trains")
+    program = tmp_path / "programs/cloudtune_trainer"
+    program.mkdir(parents=True)
+    (program / "__init__.py").touch()
+    (program / "__main__.py").write_bytes(STAND_IN)
+    results = tmp_path / "buckets/b/model"
+    (results / "weights").mkdir(parents=True) if refuses else None
+    environ = {
+        **os.environ, "PYTHONPATH": f"{program.parent}:{ROOT / 'containers/trainer'}", "CLOUDTUNE_ROOT": str(root), KEEP_VARIABLE: "1",
+        "AIP_MODEL_DIR": "gs://b/model/", "CLOUDTUNE_BUCKETS": str(tmp_path / "buckets"), "CLOUDTUNE_MIRROR_SECONDS": "0.01",
+    }  # fmt: skip
+    ended = subprocess.run([sys.executable, "-m", "cloudtune_entry"], env=environ, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    assert (results / "manifest.json").exists() is not refuses
+    assert json.loads((tmp_path / "buckets/b/output/data/status.json").read_text())["outcome"] == outcome
+    assert ("could not be copied" in ended.stdout) is refuses
+
+
+def test_what_a_failure_says_holds_no_secret(tmp_path: Path):
+    ground = Ground("local", tmp_path)
+    (ground.output / "data").mkdir(parents=True)
+    ended = outcome.Outcome("failed", 1, "401 for the token hf_abc123")
+    for before in (None, b"the trainer's own words about hf_abc123"):
+        if before:
+            (ground.output / "failure").write_bytes(before)
+        outcome.write_marks(ground, ended, started=0.0, attempt=1, secrets={"HF_TOKEN": "hf_abc123"})
+        written = [(ground.output / name).read_text() for name in ("failure", "data/status.json")]
+        assert [("hf_abc123" in text, "[HF_TOKEN]" in text) for text in written] == [(False, True)] * 2
 
 
 @pytest.fixture

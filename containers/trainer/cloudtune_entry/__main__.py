@@ -35,7 +35,12 @@ def main() -> int:
     except Trouble as trouble:
         ended = outcome.Outcome("failed", outcome.FAILED, str(trouble))
     outcome.write_marks(ground, ended, started=started, attempt=attempt, secrets=secrets)
-    copies.copy()
+    if ended.word == "failed":
+        copies.copy()
+    elif not copies.finish() and ended.word == "complete":
+        ended = outcome.Outcome("failed", outcome.FAILED, "the training is complete, and its results could not be copied to the bucket")
+        outcome.write_marks(ground, ended, started=started, attempt=attempt, secrets=secrets)
+        copies.copy()
     say(f"{ended.word}: {credentials.redacted(ended.sentence.encode(), secrets).decode()}")
     return ended.code
 

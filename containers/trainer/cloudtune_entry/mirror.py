@@ -18,6 +18,7 @@ from cloudtune_entry.ground import Ground, bucket_path
 from cloudtune_entry.outcome import say
 
 EVERY_SECONDS = 20.0
+LAST_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)  # of that, between the tries of the last copy: the machine is gone after it
 VARIABLE = "CLOUDTUNE_MIRROR_SECONDS"  # another pause between copies: rehearsals are short
 HISTORY = ("data/starts.jsonl", "data/metrics.jsonl")  # below the output; the next start goes on writing them
 KEEP_VARIABLE = "CLOUDTUNE_KEEP"
@@ -54,14 +55,25 @@ class Mirror:
             self.copy()
             self._next = time.monotonic() + self.every_seconds
 
-    def copy(self) -> None:
-        """Copy what is new now. A mount that refuses is said and tried again later: the training goes on."""
+    def finish(self) -> bool:
+        """The last copy, tried again for a minute while the mount refuses; whether all is there."""
+        for share in LAST_PAUSES:
+            if self.copy():
+                return True
+            time.sleep(share * self.every_seconds)
+        return self.copy()
+
+    def copy(self) -> bool:
+        """Copy what is new now; whether all is there. A mount that refuses is said and tried again later: the training goes on."""
+        arrived = True
         for local, remote in self.pairs:
             only_complete = self.checkpoints is not None and local == self.checkpoints[0]
             try:
                 self._copy_tree(local, remote, only_complete=only_complete)
             except OSError as error:
+                arrived = False
                 say(f"copying {local} to {remote} failed ({error.strerror}); trying again later")
+        return arrived
 
     def _copy_tree(self, local: Path, remote: Path, *, only_complete: bool) -> None:
         tops = [path for path in sorted(local.iterdir()) if not only_complete or (path.is_dir() and is_complete(path))]
