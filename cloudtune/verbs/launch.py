@@ -186,7 +186,6 @@ def _submit(place: Place, request: Request, session: Session) -> JobRef:
     except CloudtuneError as error:
         ref = _arrived(place, request.launch_id, error, session)
         if ref is None:
-            _tell_way_back(error, request.launch_id)
             raise
         return ref
 
@@ -200,15 +199,18 @@ _CLEAR_NO = (RejectedError, AuthError, CapacityError, NotFoundError, NothingFits
 
 
 def _arrived(place: Place, launch_id: LaunchId, error: CloudtuneError, session: Session) -> JobRef | None:
-    """The job after an uncertain answer. None: it does not exist, or cannot be found yet and reconcile will settle it."""
+    """The job after an uncertain answer. None: it does not exist, or cannot be found yet, and then ``error`` says how to go on."""
     try:
         ref = place.jobs.find(launch_id)
         if ref is None and place.fence is not None:
             ref = place.fence.fence(launch_id)
             if ref is None:
                 _close(launch_id, error, session)
+                return None
     except ProviderError:
-        return None
+        ref = None
+    if ref is None:
+        _tell_way_back(error, launch_id)
     return ref
 
 

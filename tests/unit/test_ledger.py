@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cloudtune.clock import SystemClock, VirtualClock
 from cloudtune.errors import LedgerError, UsageError
 from cloudtune.job import JobRef, JobState, LaunchId, Progress, Reading, fold, start
+from cloudtune.ledger.database import Database
 from cloudtune.ledger.ledger import Launch, Ledger
 
 ID = LaunchId("bot-abc")
@@ -93,6 +94,20 @@ def test_an_event_with_a_key_is_written_once(ledger):
     ledger.append(ID, "note", {"n": 1})
     ledger.append(ID, "note", {"n": 1})
     assert len([event for event in ledger.events() if event.kind == "note"]) == 3
+
+
+def test_the_last_bill_counts(ledger):
+    ledger.intend(launch())
+    for seconds in (60.0, 90.0):
+        ledger.append(ID, "cost", {"billable_seconds": seconds})
+    assert ledger.bills() == {ID: {"billable_seconds": 90.0}}
+
+
+def test_every_write_waits_for_the_disk(tmp_path):
+    """An intention has to outlive a power cut that comes after its submit: NORMAL would keep the file whole and lose the event."""
+    database = Database(tmp_path / "ledger.db", VirtualClock())
+    assert database.read(lambda connection: connection.execute("PRAGMA synchronous").fetchone()) == (2,)
+    database.close()
 
 
 def test_an_event_for_nobody_is_refused(ledger):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -108,14 +109,15 @@ def test_a_launch_that_had_arrived_is_found_by_the_same_command(stage):
     assert it.launch(None).id != view.id, "a launch that is settled is over: the command means another job"
 
 
-@pytest.mark.parametrize("changes", [{"usd_per_hour": 99.0}, {"instance": "larger"}])
+@pytest.mark.parametrize("changes", [{"usd_per_hour": 99.0}, {"instance": "larger"}, {"region": "far"}, {"purchase": "spot"}, {"nodes": 2}])
 def test_no_second_job_is_begun_beside_an_unsettled_launch_of_another_price_or_machine(stage, changes):
     """Nobody said yes to the first request this time, and the first launch may still become a job."""
     it = stage(faults={"submit": [Fault.UNAVAILABLE]})
     with pytest.raises(UnavailableError):
         it.launch(None)
     (left,) = it.session.ledger.views(is_open=True)
-    it.plan = it.plan.model_copy(update={"chosen": it.plan.chosen.model_copy(update=changes)})
+    layout = replace(it.plan.layout, nodes=changes.pop("nodes", 1))
+    it.plan = it.plan.model_copy(update={"chosen": it.plan.chosen.model_copy(update=changes), "layout": layout})
     with pytest.raises(UsageError, match="not settled") as caught:
         it.launch(None)
     assert caught.value.code == "launch-begun"
@@ -370,6 +372,14 @@ def test_costs_by_month_and_recipe(stage):
     by_recipe = cost(it.session, by="recipe")
     assert [(row.name, row.jobs, row.usd) for row in by_recipe.rows] == [("little", 2, 4.0)]
     assert by_recipe.total.usd == 4.0
+
+
+def test_every_machine_of_a_job_is_in_its_costs(stage):
+    it = stage(Scene(ScriptedState.DONE, billable_seconds=1800.0), usd_per_hour=4.0)
+    it.plan = it.plan.model_copy(update={"layout": replace(it.plan.layout, nodes=3)})
+    it.launch()
+    it.follow()
+    assert cost(it.session).total.usd == 6.0
 
 
 def test_ps_shows_the_open_and_the_newest(stage):
