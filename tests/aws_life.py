@@ -75,6 +75,7 @@ def aws_session(folder: Path, cloud: AwsStandin, options: Sequence[str] = (), cl
     clock = clock or SystemClock()
     place = connect(ours, clock)
     place.logs._settle_seconds = 1.0  # type: ignore[union-attr]  # the stand-in's log has no delay worth waiting eight seconds for
+    place.jobs._least_seconds = 0.3  # type: ignore[attr-defined]  # nor its list of jobs calls to be sparing with
     place = replace(place, stager=StandinStager(place.stager, tuple(options)))
     return Session(ours, clock, places={"aws": place})  # type: ignore[arg-type]
 

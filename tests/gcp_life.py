@@ -20,6 +20,7 @@ from cloudtune.rendering.bundle import Bundle
 from cloudtune.session import Session
 from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.standins.gcp.scene import Pace, Scene
+from tests.cloud_clock import HurriedClock
 
 QUICK = Pace(queued=0.05, provisioning=0.1, all_up=0.1, error_late=1.0, preempted=0.3, retry=0.2, build=0.5, grace=10.0)
 
@@ -143,7 +144,8 @@ def gcp_session(
     clock = clock or SystemClock()
     place = connect(settings, clock)
     place.logs._settle_seconds = 3.0  # type: ignore[union-attr]  # the stand-in's log is never later than that
-    place = replace(place, stager=CpuStager(place.stager), build_request=_with_trainer(place.build_request, trainer, mirror_seconds))
+    stager = connect(settings, HurriedClock()).stager  # the stand-in's builds are over in half a second; it is asked every five
+    place = replace(place, stager=CpuStager(stager), build_request=_with_trainer(place.build_request, trainer, mirror_seconds))
     return Session(settings, clock, places={"gcp": place})  # type: ignore[arg-type]
 
 

@@ -21,6 +21,7 @@ from cloudtune.verbs.logs import logs
 from cloudtune.verbs.stop import stop
 from cloudtune.verbs.track import track
 from tests import aws_life
+from tests.cloud_clock import HurriedClock
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +139,10 @@ def test_a_failed_job_says_why_and_gives_log_metrics_and_its_checkpoints(cloud, 
 
 def test_progress_is_read_from_the_log(cloud, tmp_path):
     lines = ["load · step 0/40", "train · step 5/40 · loss 1.2345 · rate 0.0002 · tokens/s 850 · 3 min 05 s left"]
-    with aws_life.aws_session(tmp_path, cloud, ["--steps", "50", "--pause", "0.1", "--say", *lines]) as session:
+    clock = HurriedClock()  # a running job's log is looked at every ten seconds
+    with aws_life.aws_session(tmp_path, cloud, ["--steps", "100", "--pause", "0.1", "--say", *lines], clock) as session:
         view = launch(aws_life.plan(tmp_path), session=session)
-        for each in track(view.id, session=session, interval=0.1):
+        for each in track(view.id, session=session, interval=1.0):
             if each.progress is not None:
                 break
         assert each.state is JobState.RUNNING

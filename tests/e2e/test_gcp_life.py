@@ -22,6 +22,7 @@ from cloudtune.verbs.render import render
 from cloudtune.verbs.stop import stop
 from cloudtune.verbs.track import track
 from cloudtune.wire.gcs import Bucket
+from tests.cloud_clock import HurriedClock
 from tests.gcp_life import gcp_session, quick_scene, write_trainer
 from tests.unit.gcp_builders import gcp_plan
 
@@ -48,9 +49,9 @@ def wait_for(job, session, *states, seconds=60):
 
 
 def test_launch_preempt_resume_collect(cloud, tmp_path):
-    trainer = write_trainer(tmp_path, steps=60, pause=0.2)
+    trainer = write_trainer(tmp_path, steps=40, pause=0.2)
     said = []
-    with gcp_session(tmp_path, cloud, trainer=trainer) as session:
+    with gcp_session(tmp_path, cloud, HurriedClock(), trainer=trainer) as session:
         plan = gcp_plan(tmp_path / "data", purchase="spot")
         view = launch(plan, session=session, launch_id="life-abc", progress=said.append)
         assert str(view.ref) == "gcp://cloudtune-standin.us-central1/life-abc"
@@ -68,8 +69,8 @@ def test_launch_preempt_resume_collect(cloud, tmp_path):
         assert collected.manifest.resumed_from_step >= 3
         assert (collected.folder / "adapter/adapter.safetensors").read_bytes() == b"weights" * 200_000
         told = lines("life-abc", session)
-        assert "step 60 of 60" in told
-        assert sum(text == "step 1 of 60" for text in told) == 1
+        assert "step 40 of 40" in told
+        assert sum(text == "step 1 of 40" for text in told) == 1
         assert any("checkpoint(s) brought back" in text for text in told)
         assert [row.usd for row in cost(session).rows] == [pytest.approx(status("life-abc", session).billable_seconds / 3600, abs=1e-4)]
         assert cost_lines(cost(session), Page())[-1].split("  ")[-1].startswith("at most $0.0"), (
