@@ -90,12 +90,34 @@ def test_spot_has_checkpoints_a_longest_wait_and_no_list(tmp_path):
     assert body["ResourceConfig"] == {"InstanceCount": 1, "InstanceType": "ml.g5.2xlarge"}
 
 
-def test_on_demand_lists_fallbacks_and_keeps_the_budget_on_the_dearest(tmp_path):
-    plan = aws_plan(tmp_path, budget={"max_usd": 9.0}, update={"max_seconds": 21_600})
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_on_demand_lists_fallbacks_and_keeps_the_budget_on_the_dearest(tmp_path, nodes):
+    """A candidate's price is that of all its machines."""
+    plan = aws_plan(tmp_path, nodes=nodes, budget={"max_usd": 9.0}, update={"max_seconds": 21_600})
     plan = plan.model_copy(update={"fallbacks": (candidate(plan, "ml.g6.2xlarge", usd=5.0), candidate(plan, "ml.p4d.24xlarge", usd=60.0))})
     body = body_of(plan)
     assert body["ResourceConfig"]["InstancePreferences"] == [{"InstanceType": "ml.g5.2xlarge"}, {"InstanceType": "ml.g6.2xlarge"}]
     assert body["StoppingCondition"] == {"MaxRuntimeInSeconds": 12_960 - 300, "MaxPendingTimeInSeconds": 7_200}
+
+
+def test_no_fallback_is_dearer_than_what_the_plan_has_shown(tmp_path):
+    plan = aws_plan(tmp_path)
+    dear = (candidate(plan, "ml.p4d.24xlarge", usd=plan.usd_high + 1), candidate(plan, "ml.g6.2xlarge", usd=plan.usd_high))
+    preferred = body_of(plan.model_copy(update={"fallbacks": dear}))["ResourceConfig"]["InstancePreferences"]
+    assert preferred == [{"InstanceType": "ml.g5.2xlarge"}, {"InstanceType": "ml.g6.2xlarge"}]
+
+
+def test_a_fallback_on_which_the_budget_would_end_the_run_is_left_out_also_when_it_is_named(tmp_path):
+    plan = aws_plan(tmp_path, aws={"fallback_instances": ["ml.g6.2xlarge"]}, budget={"max_usd": 9.0}, update={"max_seconds": 21_600})
+    body = body_of(plan.model_copy(update={"candidates": (candidate(plan, "ml.g6.2xlarge", usd=10.0),)}))
+    assert body["ResourceConfig"] == {"InstanceCount": 1, "InstanceType": "ml.g5.2xlarge"}
+    assert body["StoppingCondition"]["MaxRuntimeInSeconds"] == 21_600 - 300
+
+
+def test_a_job_without_a_limit_ends_at_twice_the_longest_estimate(tmp_path):
+    assert body_of(aws_plan(tmp_path))["StoppingCondition"]["MaxRuntimeInSeconds"] == 2 * 4 * 3600
+    short = aws_plan(tmp_path, update={"hours": 0.1, "hours_low": 0.1, "hours_high": 0.2})
+    assert body_of(short)["StoppingCondition"]["MaxRuntimeInSeconds"] == 7_200
 
 
 def test_named_fallbacks_must_be_known_to_run(tmp_path):

@@ -133,6 +133,9 @@ def test_account_network_key_and_reservation(tmp_path):
         "key": "compute.googleapis.com/reservation-name",
         "values": [RESERVATION],
     }
+    settings = Project(gcp_service_account="of-the-settings@my-project.iam.gserviceaccount.com")
+    assert spec(body_of(gcp_plan(tmp_path, gcp=gcp), settings=settings))["serviceAccount"] == TRAINER
+    assert spec(body_of(gcp_plan(tmp_path), settings=settings))["serviceAccount"] == settings.gcp_service_account
     with pytest.raises(RejectedError, match="from a reservation and be spot"):
         body_of(gcp_plan(tmp_path, gcp={"reservation": RESERVATION}, purchase="spot"))
 

@@ -10,8 +10,10 @@ from cloudtune.models.registry import find_shape
 from cloudtune.offers.lookup import load_offers, relevant
 from cloudtune.planning.decide import NoOfferFits, decide
 from cloudtune.planning.drift import changes
+from cloudtune.planning.duration import finish_seconds, startup_seconds
 from cloudtune.planning.plan import DataStats, Plan
 from cloudtune.planning.resolve import attention_kernel
+from cloudtune.planning.trained import result_bytes
 from cloudtune.planning.work import amount_of_work
 from tests.unit.planning_builders import SHAPE, offer, question, recipe, this_machine
 
@@ -105,6 +107,25 @@ def test_budget_and_hours_become_a_limit_on_the_server_by_the_dearest_price():
     assert plan.chosen.usd_per_hour_high == 1.0
     assert plan.max_seconds == 36_000
     assert plan.usd_high == pytest.approx(plan.hours_high, abs=0.01)
+
+
+def test_a_budget_pays_for_every_machine():
+    eight = offer(gpu="A100", memory_gib=80, gpu_count=8, interconnect="NVSwitch 600 GB/s", network_gbps=400, usd_per_hour=10.0)
+    wanted = {"compute": {"nodes": 2}, "training": {"batch_size": 64}}
+    plan = decide(question(recipe(budget={"max_usd": 1000.0}, **wanted), eight))
+    assert (plan.layout.nodes, plan.max_seconds) == (2, 50 * 3600)
+    assert plan.usd_high == pytest.approx(plan.hours_high * 20, abs=0.01)
+    with pytest.raises(NoOfferFits, match="would cost about"):
+        decide(question(recipe(budget={"max_usd": plan.usd * 0.6}, **wanted), eight))
+
+
+def test_start_up_and_the_upload_of_the_result_are_paid_for():
+    wanted = recipe(method={"type": "full"}, training={"batch_size": 16})
+    plan = decide(question(wanted, offer(gpu="H200", memory_gib=140, capability=9.0)))
+    start = startup_seconds("aws", 2.0 * SHAPE.parameters, quantised=False, builtin=False)
+    upload = finish_seconds("aws", result_bytes(wanted, SHAPE))
+    assert upload.expected > 60
+    assert plan.hours * 3600 == pytest.approx(plan.training_seconds + start.expected + upload.expected)
 
 
 def test_the_age_of_a_price_is_said_past_90_days():
