@@ -95,13 +95,19 @@ class Destination:
             raise
         self._name(part, wanted.path)
 
-    def receive_unchecked(self, path: str, chunks: Iterator[bytes]) -> int:
-        """Bring a file that nobody vouches for, such as a log, whole or not at all; returns its size in bytes."""
+    def receive_unchecked(self, path: str, chunks: Iterator[bytes], *, listed: int | None = None) -> int:
+        """Bring a file that nobody vouches for, such as a log, whole or not at all; returns its size in bytes.
+
+        ``listed``: the size that it should have. Raises StoreError (``store-truncated``) for another one.
+        """
         part = f"{INCOMING}/unchecked"
         with self._part(part) as file:
             file.truncate(0)
             size = sum(_write(file, chunk, path) for chunk in chunks)
             os.fdatasync(file.fileno())
+        if listed not in (None, size):
+            self._forget(part)
+            raise StoreError(f"the file has {size} bytes, {listed} were listed", where=path, code="store-truncated")
         self._name(part, path)
         return size
 

@@ -496,6 +496,20 @@ def test_a_failed_job_gives_its_log_metrics_and_reason(tmp_path):
         assert status(JOB, session).state is JobState.FAILED
 
 
+def test_a_checkpoint_that_changes_while_it_is_fetched_is_refused(tmp_path):
+    """Nothing but its size in the list vouches for it; what is not whole gets no name."""
+    with builders.session(tmp_path / "home", ["--fail-at", "3", "--steps", "5"]) as session:
+        launch(builders.plan(tmp_path), session=session, launch_id=JOB)
+        while not status(JOB, session).ended:
+            SystemClock().sleep(0.05)
+        (there,) = (tmp_path / "home").rglob("checkpoints/step")
+        there.write_bytes(b"weights")
+        assert "checkpoints/step" in collect(JOB, session=session, to=tmp_path / "whole", checkpoints=True).files
+        with pytest.raises(StoreError, match="has 3 bytes, 7 were listed"):
+            collect(JOB, session=session, to=tmp_path / "cut", checkpoints=True, progress=lambda _: os.truncate(there, 3))
+        assert not list((tmp_path / "cut").rglob("checkpoints/*"))
+
+
 def test_results_go_to_the_folder_of_the_recipe(tmp_path, monkeypatch):
     """Relative to the folder in which the job was launched, also when it is collected from another."""
     (tmp_path / "project").mkdir()
