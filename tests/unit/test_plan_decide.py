@@ -128,6 +128,14 @@ def test_start_up_and_the_upload_of_the_result_are_paid_for():
     assert plan.hours * 3600 == pytest.approx(plan.training_seconds + start.expected + upload.expected)
 
 
+def test_evaluation_takes_its_time():
+    def training_seconds(share: float | None) -> float:
+        wanted = recipe(method={"type": "qlora"}, training={"max_steps": 100}, data={"eval": share})
+        return decide(question(wanted, offer())).training_seconds
+
+    assert training_seconds(None) < training_seconds(0.1) < training_seconds(0.3)
+
+
 def test_the_age_of_a_price_is_said_past_90_days():
     fresh = decide(question(recipe(method={"type": "qlora"}), offer(), today=date(2026, 12, 1)))
     stale = decide(question(recipe(method={"type": "qlora"}), offer(), today=date(2027, 1, 1)))

@@ -10,7 +10,7 @@ import pytest
 from cloudtune.clock import VirtualClock
 from cloudtune.errors import AuthError, RejectedError, UnavailableError, UsageError
 from cloudtune.filelock import FileLock, held
-from cloudtune.job import JobRef, JobState, LaunchId, Progress
+from cloudtune.job import JobRef, JobState, LaunchId, Progress, Reading
 from cloudtune.ledger.ledger import Launch
 from cloudtune.providers.scripted import ORDINARY, Fault, Scene, ScriptedJobs, ScriptedState
 from cloudtune.verbs.cost import cost
@@ -253,6 +253,27 @@ def test_a_preempted_job_comes_back_by_itself(stage):
     assert [view.state for view in it.follow()] == [
         JobState.RUNNING, JobState.INTERRUPTED, JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED,
     ]  # fmt: skip
+
+
+class Forgetful(ScriptedJobs):
+    """Denies every job in its first ``denials`` polls, as a list that lags."""
+
+    denials = 0
+
+    def poll(self, refs):
+        readings = super().poll(refs)
+        self.denials -= 1
+        return readings if self.denials < 0 else [Reading(ref, JobState.LOST, "") for ref in refs]
+
+
+@pytest.mark.parametrize(("denials", "end"), [(4, JobState.SUCCEEDED), (9, JobState.LOST)])
+def test_a_job_that_is_denied_now_and_then_is_followed_on(tmp_path, denials, end):
+    clock = VirtualClock()
+    jobs = Forgetful(clock)
+    jobs.denials = denials
+    with builders.scripted_session(tmp_path / "home", jobs, clock) as session:
+        launch(builders.scripted_plan(tmp_path), session=session, launch_id="bot-abc")
+        assert list(track("bot-abc", session=session))[-1].state is end
 
 
 def test_the_pause_grows_while_nothing_happens(stage):
