@@ -10,6 +10,7 @@ from cloudtune.offers.offer import Gpu
 from cloudtune.planning.choose import Manner, order, weigh
 from cloudtune.planning.reckoner import LOOKED, Reckoner, device_of
 from cloudtune.planning.resolve import before_layout
+from cloudtune.planning.risk import risk_usd
 from cloudtune.units import GIB
 from tests.unit.planning_builders import SHAPE, STATS, offer, recipe, rough_memory, simple_memory, this_machine
 
@@ -191,6 +192,12 @@ def test_rare_checkpoints_make_spot_riskier():
     rarely = weighed(recipe(training={"save_steps": 100}), [spot]).options[0]
     assert often.way.usd == rarely.way.usd
     assert often.way.risk_usd < rarely.way.risk_usd
+
+
+def test_an_interruption_costs_half_an_interval_and_another_start_up():
+    """Of a run of ten hours at 0.15 interruptions an hour: 10 USD x (1 + 0.15 x (0.5 h / 2 + 0.25 h))."""
+    assert risk_usd(10.0, 10.0, purchase="spot", interval_seconds=1800, restart_seconds=900) == 10.75
+    assert risk_usd(10.0, 10.0, purchase="on_demand", interval_seconds=1800, restart_seconds=900) == 10.0
 
 
 def test_equal_offers_are_ordered_by_name():

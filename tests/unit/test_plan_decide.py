@@ -1,5 +1,6 @@
 """The plan as a value: byte-equal, saved and read back, with fallbacks, advice, warnings, limits and what changed since."""
 
+import math
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,7 +15,7 @@ from cloudtune.planning.duration import finish_seconds, startup_seconds
 from cloudtune.planning.plan import DataStats, Plan
 from cloudtune.planning.resolve import attention_kernel
 from cloudtune.planning.trained import result_bytes
-from cloudtune.planning.work import amount_of_work
+from cloudtune.planning.work import PACKED_FILL, amount_of_work
 from tests.unit.planning_builders import SHAPE, offer, question, recipe, this_machine
 
 CLOUDS = (*load_offers("aws"), *load_offers("gcp"))
@@ -99,6 +100,28 @@ def test_fallbacks_run_the_very_layout_of_the_choice_at_the_same_place():
         assert (item.provider, item.region, item.purchase) == (plan.chosen.provider, plan.chosen.region, plan.chosen.purchase)
         assert item.layout == plan.layout
         assert item.instance != plan.chosen.instance
+
+
+def test_a_fallback_is_at_the_same_place_and_holds_the_layout():
+    """The request names them, and the service takes whichever it has: nothing is planned again."""
+    others = (
+        offer(instance="ml.twin", usd_per_hour=1.1),
+        offer(instance="ml.small", memory_gib=12, usd_per_hour=1.05),  # would do, with a smaller micro batch
+        offer(instance="ml.far", region="eu-west-1", usd_per_hour=1.05),
+        offer(instance="ml.spot", purchase="spot", usd_per_hour=1.05),
+    )
+    plan = decide(question(recipe(method={"type": "qlora"}, training={"batch_size": 32}), offer(), *others))
+    assert {item.instance for item in plan.candidates} == {"ml.one", "ml.twin", "ml.small", "ml.far", "ml.spot"}
+    assert [item.instance for item in plan.fallbacks] == ["ml.twin"]
+
+
+def test_a_limit_that_may_end_the_run_is_said():
+    wanted = {"method": {"type": "qlora"}}
+    plan = decide(question(recipe(**wanted), offer()))
+    tight = decide(question(recipe(budget={"max_usd": (plan.usd + plan.usd_high) / 2}, **wanted), offer()))
+    assert any(word.startswith("the job is ended after") for word in tight.warnings)
+    ample = decide(question(recipe(budget={"max_usd": plan.usd_high * 1.1}, **wanted), offer()))
+    assert not any(word.startswith("the job is ended after") for word in ample.warnings)
 
 
 def test_budget_and_hours_become_a_limit_on_the_server_by_the_dearest_price():
@@ -210,6 +233,14 @@ def test_steps_fill_up_across_epochs_as_the_trainer_counts_them():
     """1,000 rows in steps of 16, three times: 187.5 steps, the last one filled up; not 3 x 63."""
     stats = DataStats(rows=1_000, tokens=100_000, mean_tokens=100, longest_tokens=200, basis="stated")
     assert amount_of_work(recipe(training={"epochs": 3, "batch_size": 16}), stats).steps == 188
+    held_out = amount_of_work(recipe(training={"epochs": 1, "batch_size": 10}, data={"eval": 0.2}), stats)
+    assert (held_out.train_rows, held_out.eval_rows, held_out.steps) == (800, 200, 80)
+
+
+def test_packed_rows_leave_a_rest_in_every_sequence():
+    stats = DataStats(rows=1_000, tokens=1_024_000, mean_tokens=1_024, longest_tokens=2_000, basis="stated")
+    packed = amount_of_work(recipe(training={"epochs": 1, "batch_size": 1}, data={"packing": True, "max_length": 2_048}), stats)
+    assert packed.steps == math.ceil(500 / PACKED_FILL) > 500
 
 
 @pytest.mark.parametrize(
