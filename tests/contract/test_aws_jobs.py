@@ -89,6 +89,15 @@ def test_an_answer_that_is_lost_after_acceptance_starts_no_second_job(world, los
     assert world.count_jobs("lost-abc") == 1
 
 
+@pytest.mark.parametrize("kind", ["throttle", "error500", "error503", "dropped"])
+def test_an_answer_that_is_lost_after_acceptance_is_settled_however_the_next_tries_end(world, kind):
+    """Also when the last word is that there were too many calls: the first one may have been heard."""
+    world.cloud.faults.add("CreateTrainingJob", "lost_reply", 1)
+    world.cloud.faults.add("CreateTrainingJob", kind, None)
+    assert world.service.submit(world.request("lost-abc")) == JobRef("aws", "us-east-1", "lost-abc")
+    assert world.count_jobs("lost-abc") == 1
+
+
 def test_a_launch_that_never_arrived_is_an_error_and_no_job(world):
     world.cloud.faults.add("CreateTrainingJob", "dropped", None)
     with pytest.raises(UnavailableError):

@@ -43,6 +43,14 @@ def test_the_first_to_start_owns_the_launch_and_a_restart_goes_on(cloud, tmp_pat
     assert Ownership(Bucket(cloud.scene.bucket)).owner("x-abc") == "11"
 
 
+def test_who_comes_second_is_told_who_was_first(cloud):
+    """A launcher that took its own wish for the answer would cancel the job that trains."""
+    owners = Ownership(Bucket(cloud.scene.bucket))
+    assert owners.owner("x-abc") is None
+    assert [owners.claim("x-abc", key) for key in ("11", "22", "")] == ["11", "11", "11"]
+    assert [owners.claim("y-abc", key) for key in ("", "22")] == ["", ""]
+
+
 def test_a_name_is_as_good_as_its_number_and_another_word_proves_nothing(cloud, tmp_path, capsys):
     Ownership(Bucket(cloud.scene.bucket)).claim("x-abc", "11")
     assert other_owner(ground(tmp_path), environ(cloud, "projects/1/locations/us-central1/customJobs/11")) is None

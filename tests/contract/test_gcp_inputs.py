@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -113,6 +114,19 @@ def test_an_interrupted_fetch_goes_on_from_what_has_arrived(s3, copies):
     copies.bring(replace(original, bucket=bucket))
     assert bucket.starts == [RANGE_BYTES + 5]
     assert copies.sent == [CONTENT]
+
+
+def test_a_part_that_is_not_the_beginning_of_the_object_is_found_by_its_digest(s3, copies):
+    """Where there is one to compare with, as of everything that cloudtune has put into S3."""
+    s3.put_object(Bucket="theirs", Key="deep/rows.jsonl", Body=CONTENT, Metadata={"sha256": hashlib.sha256(CONTENT).hexdigest()})
+    copies.folder.mkdir()
+    part = copies.folder / f"{look_at(URI, SETTINGS).version}.part"
+    part.write_bytes(b"X" * RANGE_BYTES)
+    with pytest.raises(StagingError, match="digest"):
+        copies.bring()
+    assert not part.exists()
+    uri = copies.bring()
+    assert copies.bucket.read(uri.removeprefix(copies.bucket.where("")))[0] == CONTENT
 
 
 def test_an_object_that_changes_meanwhile_is_no_copy(s3, copies):

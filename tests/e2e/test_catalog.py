@@ -65,6 +65,13 @@ GCP_PAGES = [
         sku("Nvidia L4 GPU running in Americas", 0.560040),
         sku("Nvidia L4 GPU attached to Spot Preemptible VMs running in Americas", 0.2, "Preemptible"),
         sku("Spot Preemptible G2 Instance Ram running in Americas", 0.001, "Preemptible"),
+        *(
+            sku(f"{spot}{name}{other} running in Americas", usd / (2 if spot else 1), usage)
+            for spot, other, usage in (("", "", "OnDemand"), ("Spot Preemptible ", " attached to Spot Preemptible VMs", "Preemptible"))
+            for name, usd in (("A3 Instance Core", 0.0255), ("A3 Instance Ram", 0.00222), ("Nvidia H100 80GB GPU", 9.8))
+        ),
+        sku("SSD backed Local Storage", 0.08, "OnDemand", unit="GiBy.mo"),
+        sku("SSD backed Local Storage attached to Spot Preemptible VMs", 0.0365, "Preemptible", unit="GiBy.mo"),
     ],
 ]
 
@@ -181,6 +188,16 @@ def test_the_vertex_rule_sums_components_over_pages(tmp_path, prices):
     assert by_purchase["on_demand"] == pytest.approx(1.15 * listed, abs=1e-4)
     assert by_purchase["spot"] == pytest.approx(8 * 0.01 + 32 * 0.001 + 0.2 + 0.15 * listed, abs=1e-4)
     assert by_purchase["flex_start"] is None
+
+
+def test_local_disks_of_vertex_are_billed_with_spot_only_by_the_hour_and_without_the_fee(tmp_path, prices):
+    assert refresh(tmp_path, prices, "gcp", "gcp").code == 0
+    home = {"CLOUDTUNE_HOME": str(tmp_path / "home")}
+    shown = cloudtune("catalog", "show", "a3-highgpu-8g", "--json", folder=tmp_path, env=home).json["offers"]
+    by_purchase = {item["purchase"]: item["usd_per_hour"] for item in shown if item["region"] == "us-central1"}
+    listed = 208 * 0.0255 + 1872 * 0.00222 + 8 * 9.8
+    assert by_purchase["on_demand"] == pytest.approx(1.15 * listed, abs=1e-3)
+    assert by_purchase["spot"] == pytest.approx(listed / 2 + 0.15 * listed + 16 * 375 * 0.0365 / 730, abs=1e-3)
 
 
 @pytest.mark.parametrize(
