@@ -11,7 +11,7 @@ Rules that it follows:
 * with a capacity: when a new segment does not fit, all wholly free segments are returned, then it is tried once more.
 
 Inside, sizes and addresses are counted in units of 512 bytes. A replay is most of an estimate's time, so ``alloc`` and
-``free`` are written out in one piece each: no helper is called where nothing has to grow.
+``free`` are written out in one piece each, and a block that grows or shrinks keeps its place among the free ones where it can.
 """
 
 from __future__ import annotations
@@ -36,51 +36,53 @@ MOST = HIGHEST >> 3  # half a pebibyte: what asks for more asks in vain
 
 
 class Block:
-    """A piece of a segment; ``before`` and ``after`` are its neighbours in it. ``key`` is its place among the free blocks."""
+    """A piece of a segment; ``before`` and ``after`` are its neighbours in it. ``key``: its place among the free blocks, or 0."""
 
-    __slots__ = ("address", "after", "before", "free", "key", "pool", "size")
-
-    def __init__(self, address: int, size: int, pool: Pool) -> None:
-        self.address = address
-        self.size = size
-        self.pool = pool
-        self.free = True
-        self.key = 0
-        self.before: Block | None = None
-        self.after: Block | None = None
+    __slots__ = ("address", "after", "before", "key", "pool", "size")
+    address: int
+    after: Block | None
+    before: Block | None
+    key: int
+    pool: Pool
+    size: int
 
 
 class Pool:
     """Free blocks by size then address: ``keys`` and the ``blocks`` they belong to, in the same order.
 
-    ``spare`` are objects of merged blocks, to be used again. An expandable range ends in free memory from ``end`` to
-    ``mapped``, which is no block; ``last`` is the block before it. That end counts as endless: any block that fits goes first.
+    An expandable range ends in free memory from ``end`` to ``mapped``, which is no block; ``last`` is the block before it.
+    That end counts as endless: any block that fits goes first.
     """
 
-    __slots__ = ("blocks", "end", "keys", "last", "least_rest", "mapped", "page", "small", "spare")
+    __slots__ = ("blocks", "end", "keys", "last", "least_rest", "mapped", "page", "small")
 
     def __init__(self, *, small: bool, expandable: bool) -> None:
         self.small = small
         self.keys: list[int] = []
         self.blocks: list[Block] = []
-        self.spare: list[Block] = []
         self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.least_rest = 1 if small or expandable else SMALL_REQUEST + 1
         self.end = self.mapped = 0
         self.last: Block | None = None
 
-    def put(self, block: Block) -> None:
-        """A block becomes free."""
-        block.key = key = block.size << SHIFT | block.address
-        index = bisect_left(self.keys, key)
-        self.keys.insert(index, key)
+    def segment(self, address: int, size: int) -> None:
+        """A new segment of ``size`` units, all of it free."""
+        block = Block()
+        block.address, block.size, block.pool, block.before, block.after = address, size, self, None, None
+        block.key = size << SHIFT | address
+        index = bisect_left(self.keys, block.key)
+        self.keys.insert(index, block.key)
         self.blocks.insert(index, block)
 
-    def take(self, block: Block) -> None:
-        """A free block is used, merged or returned."""
+    def move(self, index: int, block: Block) -> None:
+        """The free block at ``index`` has changed its size or address."""
+        del self.keys[index], self.blocks[index]
         index = bisect_left(self.keys, block.key)
-        del self.keys[index]
-        del self.blocks[index]
+        self.keys.insert(index, block.key)
+        self.blocks.insert(index, block)
+
+
+GONE = Block()
 
 
 class OutOfMemory(Exception):
@@ -88,121 +90,164 @@ class OutOfMemory(Exception):
 
 
 class Allocator:
-    """Holds segments, hands out blocks; all numbers in units of 512 bytes. ``capacity`` limits what may be reserved."""
+    """Holds segments, hands out blocks; all numbers in units of 512 bytes. ``capacity`` limits what may be reserved.
 
-    __slots__ = ("allocated", "capacity", "expandable", "large", "next_address", "peak_allocated", "peak_reserved", "reserved", "small")
+    ``held``: the block of each request, in order; GONE once it is free. ``peak_position``: of the event that brought the most.
+    """
+
+    __slots__ = (
+        "allocated",
+        "capacity",
+        "expandable",
+        "held",
+        "large",
+        "next_address",
+        "peak_allocated",
+        "peak_position",
+        "peak_reserved",
+        "reserved",
+        "small",
+    )
 
     def __init__(self, *, expandable: bool = False, capacity_bytes: int | None = None) -> None:
         self.expandable = expandable
         self.capacity = min(MOST, capacity_bytes // UNIT) if capacity_bytes is not None else MOST
         self.small = Pool(small=True, expandable=expandable)
         self.large = Pool(small=False, expandable=expandable)
+        self.held: list[Block] = []
         self.next_address = HIGHEST
-        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
+        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.peak_position = 0
+
+    def play(self, events: list[int], start: int = 0, stop: int | None = None) -> int:
+        """Do what a tape's ``events`` from ``start`` to before ``stop`` say; -1, or the position of a request that does not fit."""
+        held, alloc, free, highest = self.held, self.alloc, self.free, self.peak_allocated
+        hold = held.append
+        for position, event in enumerate(events[start:stop], start):
+            if event < 0:
+                free(held[~event])
+                held[~event] = GONE  # so that its memory is used again
+                continue
+            try:
+                hold(alloc(event))
+            except OutOfMemory:
+                return position
+            if self.allocated > highest:
+                highest = self.peak_allocated = self.allocated
+                self.peak_position = position
+        return -1
 
     def alloc(self, request: int) -> Block:
         """A block for ``request`` bytes. Raises OutOfMemory."""
         size = (request + UNIT - 1) // UNIT
         pool = self.small if size <= SMALL_REQUEST else self.large
-        keys, blocks = pool.keys, pool.blocks
+        keys = pool.keys
         index = bisect_left(keys, size << SHIFT)
         if index == len(keys):
             if self.expandable:
                 return self._from_end(pool, size)
-            self._grow(pool, size)  # its new block is the only one that is large enough
+            self._grow(pool, size)
+            keys = pool.keys
             index = bisect_left(keys, size << SHIFT)
-        block = blocks[index]
+        block = pool.blocks[index]
         rest = block.size - size
-        if rest >= pool.least_rest:
-            self._split(pool, index, size, rest)
+        if rest < pool.least_rest:  # all of it
+            del keys[index], pool.blocks[index]
+            block.key = 0
+            self.allocated += block.size
+            return block
+        after, block = block, Block()  # its beginning; the rest stays a free block
+        block.address = address = after.address
+        block.size = size
+        block.key = 0
+        block.pool = pool
+        block.before = before = after.before
+        block.after = after
+        after.before = block
+        if before is not None:
+            before.after = block
+        after.address = address = address + size
+        after.size = rest
+        after.key = key = rest << SHIFT | address
+        if not index or keys[index - 1] < key:
+            keys[index] = key
         else:
-            del keys[index], blocks[index]
-        block.free = False
-        self.allocated += block.size
-        if self.allocated > self.peak_allocated:  # noqa: PLR1730 - a call of max would be a tenth of the whole replay
-            self.peak_allocated = self.allocated
+            pool.move(index, after)
+        self.allocated += size
         return block
 
     def _from_end(self, pool: Pool, size: int) -> Block:
         """The beginning of an expandable range's free end. Raises OutOfMemory."""
         if pool.end + size > pool.mapped:
             self._map(pool, size)
-        block = pool.spare.pop() if pool.spare else Block(0, 0, pool)
-        block.address, block.size, block.free = pool.end, size, False
-        block.before, block.after = pool.last, None
-        if pool.last is not None:
-            pool.last.after = block
+        block = Block()
+        block.address = pool.end
+        block.size = size
+        block.key = 0
+        block.pool = pool
+        block.before = before = pool.last
+        block.after = None
+        if before is not None:
+            before.after = block
         pool.last = block
         pool.end += size
         self.allocated += size
-        if self.allocated > self.peak_allocated:  # noqa: PLR1730 - as above
-            self.peak_allocated = self.allocated
         return block
-
-    @staticmethod
-    def _split(pool: Pool, index: int, size: int, rest: int) -> None:
-        """The free block at ``index`` keeps ``size`` units and is no longer free; what follows them is."""
-        keys, blocks = pool.keys, pool.blocks
-        block = blocks[index]
-        address = block.address + size
-        other = pool.spare.pop() if pool.spare else Block(0, 0, pool)
-        other.address, other.size, other.free = address, rest, True
-        other.before = block
-        other.after = after = block.after
-        if after is not None:
-            after.before = other
-        block.after = other
-        block.size = size
-        other.key = key = rest << SHIFT | address
-        place = bisect_left(keys, key, 0, index)
-        if place == index:
-            keys[index], blocks[index] = key, other
-        else:
-            del keys[index], blocks[index]
-            keys.insert(place, key)
-            blocks.insert(place, other)
 
     def free(self, block: Block) -> None:
         """Give a block back and merge it with free neighbours."""
-        pool = block.pool
-        keys, blocks = pool.keys, pool.blocks
-        self.allocated -= block.size
-        before, after = block.before, block.after
-        if after is not None and after.free:
-            index = bisect_left(keys, after.key)
-            del keys[index], blocks[index]
-            block.size += after.size
-            block.after = beyond = after.after
-            if beyond is not None:
-                beyond.before = block
-            pool.spare.append(after)
-        if before is not None and before.free:
+        pool, size, before, after = block.pool, block.size, block.before, block.after
+        self.allocated -= size
+        keys = pool.keys
+        index = -1
+        if before is not None and before.key:  # the free block before it grows
             index = bisect_left(keys, before.key)
-            del keys[index], blocks[index]
-            before.size += block.size
-            before.after = after = block.after
+            if after is not None and after.key:  # by the free block after it, too
+                other = bisect_left(keys, after.key)
+                del keys[other], pool.blocks[other]
+                index -= other < index
+                size += after.size
+                after = after.after
+            before.size += size
+            before.after = after
             if after is not None:
                 after.before = before
-            pool.spare.append(block)
             block = before
-        if block.after is None and self.expandable:  # it joins the free end
-            pool.end = block.address
-            pool.last = before = block.before
+        elif after is not None and after.key:  # the free block after it grows
+            index = bisect_left(keys, after.key)
+            after.address = block.address
+            after.size += size
+            after.before = before
             if before is not None:
-                before.after = None
-            pool.spare.append(block)
+                before.after = after
+            block, after = after, after.after
+        if after is None and self.expandable:
+            self._join_end(pool, block, index)
             return
-        block.free = True
         block.key = key = block.size << SHIFT | block.address
-        index = bisect_left(keys, key)
-        keys.insert(index, key)
-        blocks.insert(index, block)
+        if index < 0:
+            index = bisect_left(keys, key)
+            keys.insert(index, key)
+            pool.blocks.insert(index, block)
+        elif index + 1 == len(keys) or key < keys[index + 1]:
+            keys[index] = key
+        else:
+            pool.move(index, block)
+
+    @staticmethod
+    def _join_end(pool: Pool, block: Block, index: int) -> None:
+        """The last block of an expandable range is free; ``index`` is its place among the free blocks, or -1."""
+        if index >= 0:
+            del pool.keys[index], pool.blocks[index]
+        pool.end = block.address
+        pool.last = before = block.before
+        if before is not None:
+            before.after = None
 
     def _grow(self, pool: Pool, size: int) -> None:
         """Reserve a segment with room for ``size``. Raises OutOfMemory."""
         segment = SMALL_SEGMENT if pool.small else LARGE_SEGMENT if size < LARGE_REQUEST else -(-size // LARGE_ROUND) * LARGE_ROUND
         self._reserve(segment)
-        pool.put(Block(self._address(segment), segment, pool))
+        pool.segment(self._address(segment), segment)
 
     def _address(self, size: int) -> int:
         """Where the next segment begins: below all others."""
@@ -235,19 +280,18 @@ class Allocator:
             if self.expandable:
                 self._trim(pool)
                 continue
-            for block in list(pool.blocks):
-                if block.before is None and block.after is None:
-                    pool.take(block)
-                    self.reserved -= block.size
+            kept = [block for block in pool.blocks if block.before is not None or block.after is not None]
+            self.reserved -= sum(block.size for block in pool.blocks) - sum(block.size for block in kept)
+            pool.blocks, pool.keys = kept, [block.key for block in kept]
 
     def _trim(self, pool: Pool) -> None:
         pages = (pool.mapped - pool.end) // pool.page * pool.page
         pool.mapped -= pages
         self.reserved -= pages
 
-    def reset_peak(self) -> None:
-        """Peaks start again from what is held now (torch.cuda.reset_peak_memory_stats)."""
-        self.peak_allocated = self.allocated
+    def reset_peak(self, position: int) -> None:
+        """After ``position`` peaks start again from what is held now (torch.cuda.reset_peak_memory_stats)."""
+        self.peak_allocated, self.peak_position = self.allocated, position
         self.peak_reserved = self.reserved
 
 
@@ -264,40 +308,16 @@ class Replay:
 def replay(tape: Tape, *, expandable: bool, capacity: int | None = None) -> Replay:
     """Run the whole tape through a fresh allocator; stops where it runs out of ``capacity`` bytes."""
     allocator = Allocator(expandable=expandable, capacity_bytes=capacity)
-    blocks: list[Block | None] = []
-    commands = sorted(tape.commands)
     end = tape.end if tape.end >= 0 else len(tape.events)
-    start, peak = 0, 0
-    for stop, words in [*commands, (end, "")]:
-        failed, peak = _run(allocator, blocks, tape.events, range(start, stop), peak)
+    start = 0
+    for stop, words in [*sorted(tape.commands), (end, "")]:
+        failed = allocator.play(tape.events, start, stop)
         if failed >= 0:
             return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, failed, failed)
         for word in words.split():
             if word == "empty_cache":
                 allocator.empty_cache()
             else:
-                allocator.reset_peak()
-                peak = stop - 1
+                allocator.reset_peak(stop - 1)
         start = stop
-    return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, peak, -1)
-
-
-def _run(allocator: Allocator, blocks: list[Block | None], events: list[int], positions: range, peak: int) -> tuple[int, int]:
-    """Replay some events; (position of a failure or -1, position of the highest allocation so far)."""
-    alloc, free, append = allocator.alloc, allocator.free, blocks.append
-    highest = allocator.peak_allocated
-    for position in positions:
-        event = events[position]
-        if event < 0:
-            block = blocks[~event]
-            assert block is not None  # noqa: S101
-            blocks[~event] = None
-            free(block)
-            continue
-        try:
-            append(alloc(event))
-        except OutOfMemory:
-            return position, peak
-        if allocator.allocated > highest:
-            highest, peak = allocator.allocated, position
-    return -1, peak
+    return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, allocator.peak_position, -1)

@@ -8,7 +8,6 @@ Frees of c's tensors outside its own events (gradients after the step, casts at 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloudtune.memory.tape import Tape
@@ -52,24 +51,34 @@ def _length(span: Range) -> int:
 class _Template:
     """A piece of the short tape, ready to be written many times.
 
-    ``codes``: allocations as they are, own frees as ``~(place among the own ids)``; ``outside``: (place, id) of other frees.
+    ``codes``: allocations as they are, own frees as ``~(place among the own ids)``. ``outside``: (place, which, offset) of the
+    other frees; they free the id that lies ``offset`` after where the neighbour number ``which`` of ``near`` begins.
     """
 
     __slots__ = ("codes", "kinds", "names", "outside")
 
-    def __init__(self, short: Tape, span: Span) -> None:
+    def __init__(self, short: Tape, span: Span, near: list[Range], where: list[int]) -> None:
         first, last = span.ids
         self.codes = short.events[span.events[0] : span.events[1]]
-        self.outside: list[tuple[int, int]] = []
+        self.outside: list[tuple[int, int, int]] = []
         for place, event in enumerate(self.codes):
-            if event < 0:
-                if first <= ~event < last:
-                    self.codes[place] = ~(~event - first)
-                else:
-                    self.outside.append((place, ~event))
-                    self.codes[place] = 1
+            if event > 0:
+                continue
+            if first <= ~event < last:
+                self.codes[place] = ~(~event - first)
+            else:
+                self.codes[place] = 1
+                self.outside.append((place, *_meaning(~event, near, where)))
         self.kinds = short.kinds[first:last]
         self.names = short.names[first:last]
+
+
+def _meaning(ident: int, near: list[Range], where: list[int]) -> tuple[int, int]:
+    """(which neighbour, offset in it) of an id of the short tape; (-1, its id in the long tape) when it is of none."""
+    for which, (first, stop) in enumerate(near):
+        if first <= ident < stop:
+            return which, ident - first
+    return -1, where[ident]
 
 
 class _Writer:
@@ -80,37 +89,42 @@ class _Writer:
     def __init__(self, short: Tape) -> None:
         self.short = short
         self.out = Tape()
-        self.where: dict[int, int] = {}
+        self.where = list(range(len(short.names)))
         self.repeated: dict[int, list[int]] = {}
         self.shifts: list[tuple[int, int]] = []
         """(position in the short tape, how much later the same place comes in the long one from there on)."""
 
     def copy(self, start: int, stop: int, ident: int) -> int:
         """Events [start, stop) as they are; ``ident`` is the next id of the short tape; returns the one after."""
-        events, where, repeated = self.out.events, self.where, self.repeated
-        first, base = ident, len(self.out.names)
-        for position, event in enumerate(self.short.events[start:stop], start + 1):
+        out, where, repeated = self.out, self.where, self.repeated
+        events = out.events
+        pieces = self.short.events[start:stop]
+        first, base = ident, len(out.names)
+        ident += sum(event > 0 for event in pieces)
+        where[first:ident] = range(base, base + ident - first)
+        if base == first and not repeated and not self.shifts:  # the beginning, where nothing has moved yet
+            events += pieces
+            pieces = []
+        for position, event in enumerate(pieces, start + 1):
             if event > 0:
-                where[ident] = base
-                base += 1
-                ident += 1
                 events.append(event)
                 continue
             events.append(~where[~event])
             if ~event in repeated:
                 events.extend(~copied for copied in repeated.pop(~event))
                 self.shifts.append((position, len(events) - position))
-        self.out.kinds.extend(self.short.kinds[first:ident])
-        self.out.names.extend(self.short.names[first:ident])
+        out.kinds += self.short.kinds[first:ident]
+        out.names += self.short.names[first:ident]
         return ident
 
-    def repeat(self, template: _Template, meaning: Callable[[int], int]) -> int:
-        """The template once more; ``meaning`` gives the id of frees from outside; returns the first id of its own."""
+    def repeat(self, template: _Template, *near: int) -> int:
+        """The template once more; ``near``: the first id of each of its neighbours; returns the first id of its own."""
         out = self.out
         base = len(out.names)
         piece = [code if code > 0 else code - base for code in template.codes]
-        for place, ident in template.outside:
-            piece[place] = ~meaning(ident)
+        starts = (*near, 0)
+        for place, which, offset in template.outside:
+            piece[place] = ~(starts[which] + offset)
         out.events += piece
         out.kinds += template.kinds
         out.names += template.names
@@ -145,15 +159,11 @@ def _forward(writer: _Writer, fold: Fold) -> list[int]:
     Returns the first id of c and of each repetition.
     """
     where = writer.where
-    (first_b, stop_b), (first_c, stop_c) = fold.before.ids, fold.forward.ids
+    first_c, stop_c = fold.forward.ids
     bases = [where[first_c] if stop_c > first_c else 0]
-    template = _Template(writer.short, fold.forward)
-
-    def meaning(ident: int) -> int:
-        return bases[-1] + ident - first_b if first_b <= ident < stop_b else where[ident]
-
+    template = _Template(writer.short, fold.forward, [fold.before.ids], where)
     for _ in range(fold.extra):
-        bases.append(writer.repeat(template, meaning))  # noqa: PERF401 - each repetition refers to the one before
+        bases.append(writer.repeat(template, bases[-1]))
     _point(where, fold.forward.ids, bases[-1])
     neighbours = _freed(writer.short, fold.forward, fold.following, fold.after, fold.backward)
     for ident in range(first_c, stop_c):
@@ -162,9 +172,9 @@ def _forward(writer: _Writer, fold: Fold) -> list[int]:
     return bases
 
 
-def _point(where: dict[int, int], ids: Range, base: int) -> None:
+def _point(where: list[int], ids: Range, base: int) -> None:
     """References to ``ids`` now mean the ids from ``base`` on."""
-    where.update(zip(range(*ids), range(base, base + _length(ids)), strict=True))
+    where[ids[0] : ids[1]] = range(base, base + _length(ids))
 
 
 def _freed(short: Tape, *spans: Span) -> set[int]:
@@ -175,22 +185,12 @@ def _freed(short: Tape, *spans: Span) -> set[int]:
 def _backward(writer: _Writer, fold: Fold, bases: list[int]) -> None:
     """Repeat c's backward events, last repetition first; then c itself follows with its own forward tensors."""
     where = writer.where
-    (first_b, stop_b), (first_c, stop_c) = fold.before.ids, fold.forward.ids
     first_d, stop_d = fold.after.ids
-    template = _Template(writer.short, fold.backward)
+    template = _Template(writer.short, fold.backward, [fold.forward.ids, fold.before.ids, fold.after.ids], where)
     incoming = where[first_d] if stop_d > first_d else 0
     made: list[int] = []
     for index in range(fold.extra, 0, -1):
-        here, below = bases[index], bases[index - 1]
-
-        def meaning(ident: int, here: int = here, below: int = below, incoming: int = incoming) -> int:
-            if first_c <= ident < stop_c:
-                return here + ident - first_c
-            if first_b <= ident < stop_b:
-                return below + ident - first_b
-            return incoming + ident - first_d if first_d <= ident < stop_d else where[ident]
-
-        incoming = writer.repeat(template, meaning)
+        incoming = writer.repeat(template, bases[index], bases[index - 1], incoming)
         made.append(incoming)
     _point(where, fold.forward.ids, bases[0])
     inside = _freed(writer.short, fold.backward)

@@ -9,7 +9,8 @@ quantize_blockwise), nn/modules.py and backends/cuda/ops.py (the order in which 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from cloudtune.memory.behaviour import Behaviour
@@ -56,8 +57,9 @@ def parameters(shape: ModelShape, method: Method, behaviour: Behaviour) -> Itera
 
 
 def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, shards: int = 1, *, offload: bool = False) -> list[Storage]:
-    """Bring all weights to the device; the storages that stay. ``shards``: how many devices share them.
+    """Bring all weights to the device; the storages that stay, without those that nobody can free before the end.
 
+    ``shards``: how many devices share them.
     ``offload``: the shards stay on the host; scales and codes of quantised weights, which are no parameters, do not.
     """
     tape.kind = "weights"
@@ -70,9 +72,9 @@ def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, sh
         rest = [(parameter.name, piece) for parameter in every for piece in parameter.form.pieces if piece[0] not in SHARED]
         return [Storage(tape, size, f"{what} of {name}") for name, (what, size) in rest]
     order = sorted(every, key=lambda parameter: natural_key(parameter.name)) if from_file else every
-    held = {parameter.name: _place(tape, parameter, shards) for parameter in order}
+    held = _place_all(tape, order, shards)
     if behaviour.kbit_upcast and is_qlora(method):
-        _upcast(tape, [(parameter, held[parameter.name]) for parameter in every], behaviour)
+        _upcast(tape, [(parameter, held[parameter.name]) for parameter in every if not parameter.quantised], behaviour)
     if behaviour.empty_cache_after_load:
         tape.command("empty_cache")
     return [storage for storages in held.values() for storage in storages]
@@ -80,12 +82,14 @@ def load(tape: Tape, shape: ModelShape, method: Method, behaviour: Behaviour, sh
 
 def natural_key(name: str) -> tuple[tuple[int, str, int], ...]:
     """The order in which transformers reads a checkpoint: piece by piece, numbers by their value and before words."""
-    pieces = []
-    for piece in name.split("."):
-        word = piece.rstrip("0123456789")
-        number = int(piece[len(word) :] or -1)
-        pieces.append((0, "", number) if piece.isdigit() else (1, word, number))
-    return tuple(pieces)
+    return tuple(map(_piece_key, name.split(".")))
+
+
+@cache
+def _piece_key(piece: str) -> tuple[int, str, int]:
+    word = piece.rstrip("0123456789")
+    number = int(piece[len(word) :] or -1)
+    return (0, "", number) if piece.isdigit() else (1, word, number)
 
 
 def warm_up_bytes(every: list[Parameter], method: Method) -> int:
@@ -95,6 +99,31 @@ def warm_up_bytes(every: list[Parameter], method: Method) -> int:
         parameter.tensor.numel * packed // 2 if parameter.quantised else sum(size for _, size in parameter.form.pieces)
         for parameter in every
     )
+
+
+def _place_all(tape: Tape, order: list[Parameter], shards: int) -> dict[str, list[Storage]]:
+    """Every parameter in turn; what may still be replaced by name. Quantised ones of one form are written from one pattern."""
+    held: dict[str, list[Storage]] = {}
+    patterns: dict[int, tuple[list[int], list[str]]] = {}
+    for parameter in order:
+        form = parameter.form
+        if not form.source_bytes or shards > 1:
+            held[parameter.name] = _place(tape, parameter, shards)
+            continue
+        if id(form) not in patterns:
+            patterns[id(form)] = _pattern(parameter)
+        codes, names = patterns[id(form)]
+        tape.write(codes, [f"{name}{parameter.name}" if name.endswith(" of ") else name for name in names])
+    return held
+
+
+def _pattern(parameter: Parameter) -> tuple[list[int], list[str]]:
+    """How a quantised parameter comes: events with ids from 0 on, and names that lack the parameter's own."""
+    tape = Tape()
+    stays = _place(tape, replace(parameter, name=""), 1)
+    codes = list(tape.events)
+    del stays  # in the run it stays to the end
+    return codes, tape.names
 
 
 def _place(tape: Tape, parameter: Parameter, shards: int) -> list[Storage]:
@@ -133,9 +162,8 @@ def _upcast(tape: Tape, held: list[tuple[Parameter, list[Storage]]], behaviour: 
     if behaviour.compute_word == 4:
         return
     for parameter, storages in held:
-        if not parameter.quantised:
-            wide = Storage(tape, parameter.tensor.numel * 4, f"fp32 {parameter.name}")
-            storages[0] = wide
+        wide = Storage(tape, parameter.tensor.numel * 4, f"fp32 {parameter.name}")
+        storages[0] = wide
 
 
 def adapters(tape: Tape, sizes: list[tuple[str, int]], behaviour: Behaviour, method: Method) -> list[Storage]:

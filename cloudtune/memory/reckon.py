@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING
 
 from cloudtune.memory.allocator import Replay, replay
@@ -197,8 +197,12 @@ def _rank(kind: str) -> tuple[int, str]:
 def live_at(tape: Tape, position: int) -> dict[int, int]:
     """Live storages after the event at ``position``: id -> bytes asked for."""
     events = tape.events[: position + 1]
-    freed = {~event for event in events if event < 0}
-    return {ident: size for ident, size in enumerate([event for event in events if event > 0]) if ident not in freed}
+    sizes = [event for event in events if event > 0]
+    alive = bytearray(b"\x01") * len(sizes)
+    for event in events:
+        if event < 0:
+            alive[~event] = 0
+    return {ident: sizes[ident] for ident in compress(range(len(sizes)), alive)}
 
 
 def phase_at(tape: Tape, position: int) -> str:

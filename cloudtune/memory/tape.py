@@ -33,6 +33,13 @@ class Tape:
         self.names.append(name)
         return len(self.names) - 1
 
+    def write(self, codes: list[int], names: list[str]) -> None:
+        """Write a pattern down under the current kind: events whose ids count from 0, and the names of what it allocates."""
+        base = len(self.names)
+        self.events += [code if code > 0 else code - base for code in codes]
+        self.kinds += [self.kind] * len(names)
+        self.names += names
+
     def keep(self, sizes: list[int], name: str) -> None:
         """Allocate what stays to the end of the run, under the current kind."""
         self.events += sizes

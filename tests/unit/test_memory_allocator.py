@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtune.memory.allocator import Allocator, OutOfMemory, replay
+from cloudtune.memory.allocator import Allocator, replay
 from cloudtune.memory.tape import Tape
 from cloudtune.units import MIB
 
@@ -58,17 +58,16 @@ def test_of_equal_blocks_the_one_in_the_younger_segment_goes_first() -> None:
     """cudaMalloc hands out falling addresses; the small request splits the second segment, so only the first is whole again."""
     events = (12 * MIB, 12 * MIB, ~0, ~1, 4 * MIB, ~2, 12 * MIB, 4 * MIB)
     allocator = Allocator()
-    blocks = []
+    addresses = []
     for event in events:
-        if event < 0:
-            allocator.free(blocks[~event])
-        else:
-            blocks.append(allocator.alloc(event))
-    first, second, small, large = (block.address for block in blocks[:4])
+        allocator.play([event])
+        if event > 0:
+            addresses.append(allocator.held[-1].address)
+    first, second, small, large = addresses[:4]
     assert second < first
     assert small == second
     assert large == second
-    assert blocks[4].address == first
+    assert addresses[4] == first
 
 
 def test_free_segments_are_returned_before_memory_runs_out() -> None:
@@ -91,17 +90,18 @@ REQUESTS = st.lists(st.tuples(st.booleans(), st.integers(1, 40 * MIB)), min_size
 @given(REQUESTS, st.booleans())
 def test_blocks_never_overlap_and_sums_are_right(steps: list[tuple[bool, int]], expandable: bool) -> None:
     allocator = Allocator(expandable=expandable)
-    live = []
+    live: list[int] = []
     for is_free, size in steps:
         if is_free and live:
-            allocator.free(live.pop(size % len(live)))
+            allocator.play([~live.pop(size % len(live))])
         else:
-            live.append(allocator.alloc(size))
-        assert allocator.allocated == sum(block.size for block in live) <= allocator.reserved
-        spans = sorted((block.address, block.address + block.size) for block in live)
+            allocator.play([size])
+            live.append(len(allocator.held) - 1)
+        blocks = [allocator.held[ident] for ident in live]
+        assert allocator.allocated == sum(block.size for block in blocks) <= allocator.reserved
+        spans = sorted((block.address, block.address + block.size) for block in blocks)
         assert all(first[1] <= second[0] for first, second in pairwise(spans))
-    for block in live:
-        allocator.free(block)
+    assert allocator.play([~ident for ident in live]) == -1
     allocator.empty_cache()
     assert allocator.allocated == 0
     assert allocator.reserved == 0
@@ -110,13 +110,12 @@ def test_blocks_never_overlap_and_sums_are_right(steps: list[tuple[bool, int]], 
 @given(REQUESTS, st.booleans())
 def test_a_capacity_is_never_exceeded(steps: list[tuple[bool, int]], expandable: bool) -> None:
     allocator = Allocator(expandable=expandable, capacity_bytes=64 * MIB)
-    live = []
+    live: list[int] = []
     for is_free, size in steps:
         if is_free and live:
-            allocator.free(live.pop())
-            continue
-        try:
-            live.append(allocator.alloc(size))
-        except OutOfMemory:
+            allocator.play([~live.pop()])
+        elif allocator.play([size]) < 0:
+            live.append(len(allocator.held) - 1)
+        else:
             break
     assert allocator.peak_reserved * UNIT <= 64 * MIB
