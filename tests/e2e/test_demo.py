@@ -21,7 +21,7 @@ from tests.e2e.command import QUICKSTART, ROOT, Ran, cloudtune
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
-STEPS = 80
+STEPS = 40
 
 PLAIN_PROGRAM = """
 import json, sys

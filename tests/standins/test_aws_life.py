@@ -125,8 +125,8 @@ def test_a_checkpoint_that_is_deleted_vanishes_from_the_bucket(aws: World):
 def test_a_file_that_is_being_written_is_synchronised_all_the_same(aws: World):
     """Its digest is sent before its body: what is uploaded must be one state of it."""
     aws.put_program(
-        "import os, time\nplace = os.environ['CLOUDTUNE_ROOT'] + '/checkpoints/growing'\nend = time.monotonic() + 3\n"
-        "while time.monotonic() < end:\n    open(place, 'ab').write(os.urandom(200_000))\n"
+        "import os, time\nplace = os.environ['CLOUDTUNE_ROOT'] + '/checkpoints/growing'\nend = time.monotonic() + 2\n"
+        "while time.monotonic() < end:\n    open(place, 'ab').write(os.urandom(200_000))\n    time.sleep(0.005)\n"
     )
     aws.create(aws.body("grows"))
     assert aws.end("grows")["TrainingJobStatus"] == "Completed"
