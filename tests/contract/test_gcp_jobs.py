@@ -130,6 +130,19 @@ def test_a_create_that_never_arrived_is_sent_by_the_next_try(world):
     assert world.count_jobs("never-abc") == 1
 
 
+@pytest.mark.parametrize("kind", ["expired", "access_denied"])
+def test_who_may_not_look_after_a_lost_answer_does_not_take_that_for_a_no(world, kind):
+    """The launcher closes a launch that was clearly refused, and this job trains."""
+    request = world.request("blind-abc")
+    world.cloud.faults.add("CreateCustomJob", "lost_reply")
+    world.cloud.faults.add("ListCustomJobs", kind, None, after=1, detail="aiplatform.customJobs.list")
+    with pytest.raises(UnavailableError):
+        world.service.submit(request)
+    world.cloud.faults.clear()
+    assert world.again().submit(request) == world.again().find(LaunchId("blind-abc"))
+    assert world.count_jobs("blind-abc") == 1
+
+
 def test_a_job_that_lists_do_not_show_yet_is_polled_by_name(world):
     ref = world.service.submit(world.request("fresh-abc"))
     world.cloud.scene.list_lag = 10**6
