@@ -153,9 +153,19 @@ def test_isolation_brings_wheels_and_refuses_what_it_cannot_reach(tmp_path):
             body_of(aws_plan(tmp_path, aws={"network_isolation": True}, **changes))
 
 
+def test_one_type_without_a_disk_of_its_own_is_enough_to_ask_for_one(tmp_path):
+    plan = aws_plan(tmp_path)
+    body = body_of(plan.model_copy(update={"fallbacks": (candidate(plan, "ml.p3.2xlarge"),)}))
+    assert len(body["ResourceConfig"]["InstancePreferences"]) == 2
+    assert body["ResourceConfig"]["VolumeSizeInGB"] == 80
+
+
 @pytest.mark.parametrize("aws", [{"keep_alive_minutes": 30}, {"training_plan": PLAN_ARN}])
-def test_warm_pool_and_training_plan_exclude_spot(aws, tmp_path):
-    assert violations(body_of(aws_plan(tmp_path, aws=aws))) == ()
+def test_warm_pool_and_training_plan_exclude_spot_and_fallbacks(aws, tmp_path):
+    plan = aws_plan(tmp_path, aws=aws)
+    body = body_of(plan.model_copy(update={"fallbacks": (candidate(plan, "ml.g6.2xlarge"),)}))
+    assert violations(body) == ()
+    assert body["ResourceConfig"]["InstanceType"] == "ml.g5.2xlarge"
     with pytest.raises(RejectedError, match="cannot be combined"):
         body_of(aws_plan(tmp_path, aws=aws, purchase="spot"))
 

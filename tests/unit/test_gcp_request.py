@@ -192,6 +192,11 @@ def test_data_in_cloud_storage_is_linked_from_where_it_is(tmp_path):
         body_of(gcp_plan(tmp_path, model={"base": "s3://their-bucket/model"}))
 
 
+def test_a_name_that_looks_like_a_variable_is_not_expanded_by_the_service(tmp_path):
+    env = first(body_of(gcp_plan(tmp_path, data="gs://theirs/$(HOME).jsonl")))["containerSpec"]["env"]
+    assert '"gs://theirs/$$(HOME).jsonl"' in next(item["value"] for item in env if item["name"] == "CLOUDTUNE_INPUTS")
+
+
 def test_data_in_s3_is_read_from_its_copy(tmp_path):
     plan = gcp_plan(tmp_path, data="s3://their-bucket/deep/rows.jsonl")
     before = json.loads(environment(body_of(plan))["CLOUDTUNE_INPUTS"])

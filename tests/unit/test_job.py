@@ -113,6 +113,13 @@ def test_confirming_late_does_not_hide_what_was_read():
     assert after(*BEGUN, reading(JobState.RUNNING), event("confirmed", {"ref": str(REF)})).state is JobState.RUNNING
 
 
+def test_a_reading_that_does_not_say_where_and_how_long_takes_nothing_back():
+    said = {"outputs": "s3://b/model/", "remains": "s3://b/", "billable_seconds": 60.0}
+    view = after(*BEGUN, event("reading", {"state": "running", **said}), event("reading", {"state": "interrupted"}))
+    assert view.state is JobState.INTERRUPTED
+    assert (view.outputs, view.remains, view.billable_seconds) == tuple(said.values())
+
+
 def test_a_reading_is_new_when_something_happened_and_not_when_time_passed():
     def digest(**more):
         return changed(reading_body(Reading(REF, JobState.RUNNING, "r", **more)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cloudtune.errors import UsageError
 from cloudtune.offers import lookup
 from cloudtune.offers.lookup import PROVIDERS, gpus, known_regions, load_offers, local_offer
 from cloudtune.offers.offer import WORDS, Gpu, Offer, unsupported
+from cloudtune.offers.spot import with_managed_spot
 from cloudtune.units import GIB, MIB
 
 TABLES = Path(lookup.__file__).with_name("tables")
@@ -59,6 +61,12 @@ def test_a_price_has_a_date_and_an_unknown_one_stays_unknown(provider: str) -> N
             assert offer.usd_per_hour == float(row["usd_per_hour"]) > 0.1
             assert date(2025, 8, 1) <= date.fromisoformat(offer.price_date) <= COLLECTED
     assert unknown == {"aws": 17, "gcp": 42}[provider]
+
+
+def test_managed_spot_of_an_unknown_price_is_unknown_too() -> None:
+    known = load_offers("aws")[0]
+    twins = [offer for offer in with_managed_spot([replace(known, usd_per_hour=None), known]) if offer.purchase == "spot"]
+    assert [twin.usd_per_hour is None for twin in twins] == [True, False]
 
 
 def test_no_offer_is_there_twice() -> None:

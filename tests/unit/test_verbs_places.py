@@ -22,7 +22,7 @@ from cloudtune.providers.registry import PROVIDERS
 from cloudtune.providers.scripted import Fault, ScriptedJobs, scripted_place
 from cloudtune.session import Session
 from cloudtune.settings import Settings
-from cloudtune.verbs.jobs import status
+from cloudtune.verbs.jobs import ps, status
 from cloudtune.verbs.launch import launch
 from cloudtune.verbs.reconcile import WAIT_SECONDS, reconcile
 from tests import builders
@@ -67,9 +67,9 @@ class Gate:
 class Stage:
     """A session whose place ``scripted`` has what ``more`` says, beside the place ``elsewhere`` and our own, which have the least."""
 
-    def __init__(self, folder: Path, submits: Sequence[Fault] = (), **more: Any) -> None:
+    def __init__(self, folder: Path, submits: Sequence[Fault] = (), polls: Sequence[Fault] = (), **more: Any) -> None:
         self.clock = VirtualClock()
-        self.jobs = ScriptedJobs(self.clock, faults={"submit": submits})
+        self.jobs = ScriptedJobs(self.clock, faults={"submit": submits, "poll": polls})
         places = {name: scripted_place(ScriptedJobs(self.clock)) for name in PROVIDERS}
         places |= {"scripted": replace(scripted_place(self.jobs), **more), "elsewhere": _elsewhere(self.clock)}
         self.session = Session(Settings(folder / "home", folder / "home" / "cache"), self.clock, places=places)
@@ -112,6 +112,18 @@ def test_what_the_preflight_finds_is_raised_at_once_all_together_and_nothing_is_
         it.launch()
     assert caught.value.hint == "ask for more; and 1 more: no bucket"
     assert (check.asked, it.session.ledger.views(), it.jobs.calls) == ([it.plan], [], [])
+
+
+def test_data_out_of_reach_is_refused_before_anything_is_looked_at_or_staged(stage, tmp_path):
+    check = Objections((RejectedError("no bucket", hint="make one"),))
+    it = stage()
+    plan = builders.scripted_plan(tmp_path, data="gs://theirs/rows.jsonl")
+    plan = plan.model_copy(update={"chosen": plan.chosen.model_copy(update={"provider": "aws"})})
+    places = {"aws": replace(it.session.place("aws"), preflight=check)}
+    with Session(it.session.settings, it.clock, places=places) as session, pytest.raises(RejectedError) as caught:
+        launch(plan, session=session)
+    assert (caught.value.code, check.asked) == ("data-elsewhere", [])
+    assert it.session.ledger.views() == []
 
 
 def test_a_submit_that_did_not_arrive_is_over_as_soon_as_the_fence_stands(stage):
@@ -162,6 +174,17 @@ def test_an_unsettled_launch_at_one_place_keeps_nobody_from_another(stage):
     view = it.launch(None)
     assert (view.provider, view.id != JOB) == ("elsewhere", True)
     assert status(JOB, it.session).state is JobState.SUBMITTING
+
+
+def test_a_place_that_does_not_answer_hides_no_job_of_another(stage):
+    it = stage(polls=[Fault.UNAVAILABLE])
+    it.launch()
+    it.plan = it.plan.model_copy(update={"chosen": it.plan.chosen.model_copy(update={"provider": "elsewhere"})})
+    it.launch(LaunchId("bot-def"))
+    it.session.place("elsewhere").jobs.poll([JobRef("scripted", "stage", "bot-def")])  # so that its next word is another one
+    shown = ps(it.session)
+    assert [(view.id, view.state) for view in shown] == [(JOB, JobState.QUEUED), ("bot-def", JobState.STARTING)]
+    assert [problem.retryable for problem in shown.problems] == [True]
 
 
 def test_only_jobs_that_the_ledger_has_lost_are_adopted(stage):

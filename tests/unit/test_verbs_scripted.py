@@ -332,6 +332,25 @@ def test_a_stop_that_was_never_delivered_is_delivered_by_the_next_tracker(stage)
     assert it.follow()[-1].state is JobState.STOPPED
 
 
+def test_a_stop_that_did_not_reach_the_provider_is_delivered_later(stage):
+    it = stage(WORKING, faults={"stop": [Fault.UNAVAILABLE]})
+    it.launch()
+    with pytest.raises(UnavailableError):
+        stop("bot-abc", session=it.session)
+    end = it.follow()[-1]
+    assert (end.state, end.stop_reason) == (JobState.STOPPED, "asked by the user")
+
+
+def test_the_same_command_resumes_a_job_that_was_interrupted_for_good(stage):
+    it = stage(WORKING, Scene(ScriptedState.PREEMPTED, exit_code=75), WORKING, Scene(ScriptedState.DONE))
+    it.launch()
+    assert it.follow()[-1].state is JobState.INTERRUPTED
+    resumed = it.launch()
+    assert (resumed.state, resumed.exit_code) == (JobState.QUEUED, None)
+    assert it.jobs.calls.count("submit") == 2
+    assert it.follow()[-1].state is JobState.SUCCEEDED
+
+
 def test_stopping_without_a_choice_of_grace(stage):
     it = stage(WORKING)
     it.launch()
