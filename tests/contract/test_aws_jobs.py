@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from cloudtune.errors import AuthError, CloudtuneError, QuotaError, ThrottledError, UnavailableError
+from cloudtune.errors import AuthError, CloudtuneError, QuotaError, StoreError, ThrottledError, UnavailableError
 from cloudtune.job import JobRef, JobState, LaunchId
 from cloudtune.providers.aws.limits import violations
 from cloudtune.standins.aws.account import Account
 from cloudtune.standins.aws.cloud import AwsStandin
+from cloudtune.wire.s3 import Bucket
+from cloudtune.wire.upload import Upload, describe, upload_all
 from tests.contract.aws_world import AwsWorld
 from tests.contract.job_service import JobServiceLaws, wait_for
 
@@ -283,6 +285,19 @@ def test_a_job_of_the_budget_ends_as_stopped_and_says_how_to_get_its_checkpoints
     reading = world.service.poll([ref])[0]
     assert reading.state is JobState.STOPPED
     assert "cloudtune collect budget-abc" in reading.message
+
+
+def test_a_file_that_changed_between_its_digest_and_its_upload_is_refused(world, tmp_path):
+    """Under the digest of another content it would be taken for that from then on."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"planned")
+    size, sha256 = describe(file)
+    file.write_bytes(b"swapped")
+    bucket = Bucket(world.regions.login("us-east-1"), world.cloud.bucket)
+    with pytest.raises(StoreError) as caught:
+        upload_all(bucket, [Upload("digest/rows.jsonl", file, size, sha256)], "digest/", lambda _: None)
+    assert caught.value.code == "store-digest"
+    assert bucket.head("digest/rows.jsonl") is None
 
 
 def test_memory_does_not_grow_with_jobs_that_nobody_asks_about(world):

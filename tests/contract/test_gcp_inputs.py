@@ -18,6 +18,7 @@ from cloudtune.providers.gcp.inputs import look_at_input
 from cloudtune.rendering.jobfile import BucketInput, bucket_inputs
 from cloudtune.standins.gcp.cloud import GcpStandin
 from cloudtune.verbs.launch import launch
+from cloudtune.verbs.render import render
 from cloudtune.verbs.track import track
 from cloudtune.wire.aws import Login as AwsLogin
 from cloudtune.wire.gcs import Bucket
@@ -195,6 +196,14 @@ def test_a_base_model_needs_config_and_weights(cloud):
     with pytest.raises(StagingError) as caught:
         look_at_input(BucketInput("model", "gs://no-such-bucket-1/m"), "x", Login(standin=True), lambda _: None, SETTINGS)
     assert caught.value.code == "no-bucket"
+
+
+def test_data_that_changed_since_the_orders_were_written_is_not_staged(cloud, tmp_path):
+    plan = gcp_plan(tmp_path / "rows")
+    bundle = render(plan)
+    (tmp_path / "rows/rows.jsonl").write_text('{"prompt": "other", "completion": "rows"}\n')
+    with gcp_session(tmp_path, cloud) as session, pytest.raises(StagingError, match="changed while it was being staged"):
+        session.place("gcp").stager.stage(bundle, plan, said.append)
 
 
 def test_inputs_in_buckets_have_places_of_their_own(tmp_path):

@@ -212,11 +212,12 @@ def test_the_users_rights_can_be_asked_for(scripted: World):
     account = scripted.cloud.account
     account.may_pass_role = False
     account.denied.add("logs:GetLogEvents")
-    asked = ["iam:PassRole", "sagemaker:CreateTrainingJob", "logs:GetLogEvents"]
+    account.forbidden.add("s3:GetObject")
+    asked = ["iam:PassRole", "sagemaker:CreateTrainingJob", "logs:GetLogEvents", "s3:GetObject"]
     arn = "arn:aws:iam::123456789012:user/rehearsal"
     answer = scripted.client("iam").simulate_principal_policy(PolicySourceArn=arn, ActionNames=asked, ResourceArns=["*"])
     decisions = {one["EvalActionName"]: one["EvalDecision"] for one in answer["EvaluationResults"]}
-    assert decisions == dict(zip(asked, ["implicitDeny", "allowed", "implicitDeny"], strict=True))
+    assert decisions == dict(zip(asked, ["implicitDeny", "allowed", "implicitDeny", "explicitDeny"], strict=True))
 
 
 def test_an_upload_that_is_not_what_its_digest_says_is_refused(scripted: World):
