@@ -108,14 +108,17 @@ def test_a_warm_pool_is_billed_until_it_ends(world):
     assert row.final
 
 
-def test_a_fallback_is_billed_at_its_own_price(world):
-    plan = aws_builders.aws_plan(world.folder)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_fallback_is_billed_at_its_own_price(world, nodes):
+    """The plan has the price of all its machines together."""
+    plan = aws_builders.aws_plan(world.folder, nodes=nodes)
     other = aws_builders.candidate(plan, "ml.g6.2xlarge", usd=5.0, hours=2.0)
-    record = run(world, "other-abc", update={"fallbacks": (other,), "candidates": (other,)})
+    launch_id = f"other-{nodes}"
+    record = run(world, launch_id, nodes=nodes, update={"fallbacks": (other,), "candidates": (other,)})
     assert [one["InstanceType"] for one in record.resources["InstancePreferences"]] == ["ml.g5.2xlarge", "ml.g6.2xlarge"]
     record.selected = "ml.g6.2xlarge"
     record.training_began = record.attempt_began = record.training_began - timedelta(hours=1)
-    world.cloud.finish("other-abc")
+    world.cloud.finish(launch_id)
     assert only(world).usd == pytest.approx(2.5, abs=0.01)
 
 

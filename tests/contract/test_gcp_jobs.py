@@ -198,6 +198,14 @@ def test_after_the_fence_no_job_of_the_launch_counts(world):
     assert caught.value.code == "fenced"
 
 
+def test_a_launch_that_was_given_up_is_not_created_again(world):
+    """Not even to be cancelled at once: it would be in the project's list and, if it got so far, on the bill."""
+    assert world.service.fence(LaunchId("over-abc")) is None
+    with pytest.raises(RejectedError, match="given up"):
+        world.again().submit(world.request("over-abc"))
+    assert world.count_jobs("over-abc") == 0
+
+
 def test_the_fence_finds_a_job_that_is_there(world):
     ref = world.service.submit(world.request("there-abc"))
     assert world.again().fence(LaunchId("there-abc")) == ref

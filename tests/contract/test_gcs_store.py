@@ -157,6 +157,20 @@ class TestUploads:
         assert caught.value.code == "store-digest"
         assert uploads.bucket.head("files/a") is None
 
+    def test_another_content_of_the_same_size_is_no_copy(self, uploads, file):
+        uploads.bucket.write("files/a", os.urandom(file.stat().st_size))
+        assert uploads.send(file, "files/a", fingerprint(file)) is True
+        assert b"".join(uploads.bucket.fetch("files/a")) == file.read_bytes()
+
+    def test_a_begun_upload_of_another_content_is_not_gone_on_with(self, uploads, file, cloud):
+        cloud.faults.add("storage.objects.insert", "error503", None, after=2)
+        with pytest.raises(UnavailableError):
+            uploads.send(file, "files/a", fingerprint(file))
+        cloud.faults.clear()
+        file.write_bytes(os.urandom(file.stat().st_size))
+        assert uploads.send(file, "files/a", fingerprint(file)) is True
+        assert b"".join(uploads.bucket.fetch("files/a")) == file.read_bytes()
+
     def test_empty_files_too(self, uploads, tmp_path):
         path = tmp_path / "empty"
         path.touch()

@@ -10,6 +10,7 @@ from cloudtune.stores.s3 import S3Store
 from cloudtune.wire import s3
 from cloudtune.wire.aws import Login
 from cloudtune.wire.s3 import Bucket
+from cloudtune.wire.upload import WHOLE_BYTES, Upload, describe, upload_all
 from tests.contract.store import StoreLaws, StoreWorld, content
 
 
@@ -79,6 +80,17 @@ def test_a_large_object_comes_in_order_with_few_ranges_ahead(world):
     for fetch in begun[1:]:
         fetch.close()
     assert all(world.bucket._slots.acquire(blocking=False) for _ in range(s3.AHEAD))
+
+
+def test_what_is_staged_is_encrypted_with_the_users_own_key(world, tmp_path):
+    """In one request and in parts; without a key the bucket's own setting holds."""
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * (WHOLE_BYTES + 1))
+    for key_id in ("arn:aws:kms:us-east-1:123456789012:key/mine", None):
+        uploads = [Upload(f"{key_id}/{number}", source, *describe(source)) for number, source in enumerate((b"small", large))]
+        upload_all(world.bucket, uploads, f"{key_id}/", lambda _: None, key_id=key_id)
+        heads = [world.client.head_object(Bucket="the-bucket", Key=one.key) for one in uploads]
+        assert [head.get("SSEKMSKeyId") for head in heads] == [key_id, key_id]
 
 
 def test_an_object_that_is_replaced_while_it_is_fetched_is_refused(world):
