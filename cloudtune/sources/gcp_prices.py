@@ -148,4 +148,4 @@ def _disk(rates: Rates, machine: Offer, region: str, purchase: str) -> float | N
     if not machine.local_disk_bytes or machine.instance.startswith("g2"):
         return 0.0
     rate = rates.get((DISK, region, purchase))
-    return None if rate is None else rate * machine.local_disk_bytes / 1e9
+    return None if rate is None else rate * machine.local_disk_bytes / 1e9  # the tables' GB of a local disk are the bill's GiB

@@ -156,8 +156,11 @@ class Bucket:
                     coming.append(self._submit(key, position, tag))
                     position += RANGE_BYTES
                 if coming:
-                    content = coming.popleft().result()
-                    self._slots.release()
+                    first = coming.popleft()
+                    try:
+                        content = first.result()
+                    finally:
+                        self._slots.release()
                 else:  # other fetches have every slot: go on without one
                     content = self._whole(key, position, tag)
                     position += len(content)

@@ -16,6 +16,7 @@ from cloudtune.offers.lookup import load_offers
 from cloudtune.offers.offer import Offer
 
 GIB = 2**30
+TABLE_GB = 1e9  # the tables call 375 GiB disks 375 GB; the bill counts GiB
 FEE = 0.15
 A3_ALL_IN = {"gpu": 11.2660332, "core": 0.0293227, "memory": 0.0025534}
 A3_FLEX = {"gpu": 4.200761, "core": 0.010934, "memory": 0.000952}
@@ -38,7 +39,7 @@ def test_h100_machines_are_the_sum_of_their_skus() -> None:
     for offer in priced("a3-highgpu"):
         all_in = summed(offer, A3_ALL_IN)
         fee = all_in / 1.15 * FEE
-        disks = offer.local_disk_bytes / GIB * SSD
+        disks = offer.local_disk_bytes / TABLE_GB * SSD
         if offer.purchase == "on_demand":
             expected = all_in
         elif offer.purchase == "flex_start":
@@ -63,7 +64,7 @@ def test_vertex_totals_follow_the_fee_rule_from_the_compute_engine_totals() -> N
             totals = _TOTALS.search(offer.source)
             if totals is None:
                 continue
-            disks = offer.local_disk_bytes / GIB * SSD if totals[1] else 0.0
+            disks = offer.local_disk_bytes / TABLE_GB * SSD if totals[1] else 0.0
             listed, spot = float(totals[2]) - disks, float(totals[3])
             expected = 1.15 * listed if offer.purchase == "on_demand" else spot + FEE * listed
             assert offer.usd_per_hour == pytest.approx(expected, rel=1e-3), (offer.instance, offer.purchase)
