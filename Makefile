@@ -6,6 +6,8 @@ BIN := .venv/bin
 # Tests of one file share a worker, as they share what is slow to make: tests/scheduling.py.
 WORKERS ?= -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
+# Hundreds of tests start programs of ours: each would compile them anew where the environment forbids to keep that.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-full lint format types bench env-train env-dev clean
 

@@ -22,7 +22,7 @@ def test_torchrun_workers_save_on_sigterm_and_resume(tmp_path: Path):
     place = folder / "input/data/job/job.json"
     job = json.loads(place.read_text())
     job["layout"] |= {"gpus": 2, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sharding": "ddp"}
-    job["recipe"]["training"] |= {"max_steps": 300, "save_steps": 40, "eval_steps": 300}
+    job["recipe"]["training"] |= {"max_steps": 160, "save_steps": 40, "eval_steps": 160}
     place.write_text(json.dumps(job))
     for part in ("model", "checkpoints"):
         (folder / part).mkdir(exist_ok=True)
@@ -37,4 +37,4 @@ def test_torchrun_workers_save_on_sigterm_and_resume(tmp_path: Path):
     second = runner.run(spec, seconds=200)
     assert second.exit_code == 0, second.log[-3000:]
     finished = json.loads((folder / "model/manifest.json").read_text())
-    assert (finished["outcome"], finished["steps"], finished["resumed_from_step"]) == ("complete", 300, manifest["steps"])
+    assert (finished["outcome"], finished["steps"], finished["resumed_from_step"]) == ("complete", 160, manifest["steps"])
