@@ -256,6 +256,7 @@ def _fsdp_qlora(row: Row) -> Behaviour:
         embeddings_32bit=False,
         clip_gradients=True,
         copy_out=False,
+        reduce_word=2,
         allocator="native",
         loading="host",
         empty_cache_after_load=False,
@@ -274,6 +275,7 @@ FSDP_QLORA_CITED = {
     "checkpointing": f"{FSDP_QLORA} main: use_gradient_checkpointing True; the row says reentrant",
     "optimizer_kernel": "torch.optim.AdamW default on CUDA: foreach",
     "copy_out": f"{FSDP_QLORA} fsdp_main: FullyShardedDataParallel (torch 2.2 _flat_param.py: the gathered flat parameter is computed in)",
+    "reduce_word": f"{FSDP_QLORA} fsdp_main: mp_policy is None for precision bf16, so gradients are reduced in the parameters' type",
     "allocator": "no allocator settings in the repository: torch's default",
     "(method)": f"{FSDP_QLORA} main: lora_rank 64, dropout 0.1, six modules; Linear4bit's compress_statistics defaults to True",
 }

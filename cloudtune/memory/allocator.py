@@ -8,6 +8,7 @@ Rules that it follows:
 * a block is split when 512 bytes (small) or more than 1 MiB (large) would be left; otherwise all of it counts as allocated;
 * neighbouring free blocks of a segment are merged;
 * expandable segments: one address range per pool, mapped in pages of 2 or 20 MiB at its end, always split;
+* every CUDA stream has pools of its own: what one has freed is of no use to another;
 * with a capacity: when a new segment does not fit, all wholly free segments are returned, then it is tried once more.
 
 Inside, sizes and addresses are counted in units of 512 bytes. A replay is most of an estimate's time, so ``alloc`` and
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import chain
 
 from cloudtune.memory.tape import Tape
 from cloudtune.units import MIB
@@ -100,26 +102,27 @@ class Allocator:
         "capacity",
         "expandable",
         "held",
-        "large",
         "next_address",
         "peak_allocated",
         "peak_position",
         "peak_reserved",
+        "pools",
         "reserved",
-        "small",
     )
 
-    def __init__(self, *, expandable: bool = False, capacity_bytes: int | None = None) -> None:
+    def __init__(self, *, expandable: bool = False, capacity_bytes: int | None = None, streams: int = 1) -> None:
         self.expandable = expandable
         self.capacity = min(MOST, capacity_bytes // UNIT) if capacity_bytes is not None else MOST
-        self.small = Pool(small=True, expandable=expandable)
-        self.large = Pool(small=False, expandable=expandable)
+        self.pools = [tuple(Pool(small=small, expandable=expandable) for small in (True, False)) for _ in range(streams)]
         self.held: list[Block] = []
         self.next_address = HIGHEST
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.peak_position = 0
 
-    def play(self, events: list[int], start: int = 0, stop: int | None = None) -> int:
-        """Do what a tape's ``events`` from ``start`` to before ``stop`` say; -1, or the position of a request that does not fit."""
+    def play(self, events: list[int], start: int = 0, stop: int | None = None, streams: list[int] | None = None) -> int:
+        """Do what a tape's ``events`` from ``start`` to before ``stop`` say; -1, or the position of a request that does not fit.
+
+        ``streams``: the stream of each request; all in the first one without it.
+        """
         held, alloc, free, highest = self.held, self.alloc, self.free, self.peak_allocated
         hold = held.append
         for position, event in enumerate(events[start:stop], start):
@@ -128,7 +131,7 @@ class Allocator:
                 held[~event] = GONE  # so that its memory is used again
                 continue
             try:
-                hold(alloc(event))
+                hold(alloc(event) if streams is None else alloc(event, streams[len(held)]))
             except OutOfMemory:
                 return position
             if self.allocated > highest:
@@ -136,10 +139,10 @@ class Allocator:
                 self.peak_position = position
         return -1
 
-    def alloc(self, request: int) -> Block:
+    def alloc(self, request: int, stream: int = 0) -> Block:
         """A block for ``request`` bytes. Raises OutOfMemory."""
         size = (request + UNIT - 1) // UNIT
-        pool = self.small if size <= SMALL_REQUEST else self.large
+        pool = self.pools[stream][size > SMALL_REQUEST]
         keys = pool.keys
         index = bisect_left(keys, size << SHIFT)
         if index == len(keys):
@@ -276,7 +279,7 @@ class Allocator:
 
     def empty_cache(self) -> None:
         """Return every wholly free segment (native) or the free pages at the growing end (expandable)."""
-        for pool in (self.small, self.large):
+        for pool in chain.from_iterable(self.pools):
             if self.expandable:
                 self._trim(pool)
                 continue
@@ -307,11 +310,12 @@ class Replay:
 
 def replay(tape: Tape, *, expandable: bool, capacity: int | None = None) -> Replay:
     """Run the whole tape through a fresh allocator; stops where it runs out of ``capacity`` bytes."""
-    allocator = Allocator(expandable=expandable, capacity_bytes=capacity)
+    allocator = Allocator(expandable=expandable, capacity_bytes=capacity, streams=max(tape.streams.values(), default=0) + 1)
+    streams = [tape.streams.get(name, 0) for name in tape.names] if tape.streams else None
     end = tape.end if tape.end >= 0 else len(tape.events)
     start = 0
     for stop, words in [*sorted(tape.commands), (end, "")]:
-        failed = allocator.play(tape.events, start, stop)
+        failed = allocator.play(tape.events, start, stop, streams)
         if failed >= 0:
             return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, failed, failed)
         for word in words.split():

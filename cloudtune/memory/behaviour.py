@@ -74,6 +74,8 @@ class Behaviour:
     # several devices
     copy_out: bool = True
     """FSDP2: layers are gathered into a buffer and copied out of it. False: FSDP1's flat parameter, which is its own buffer."""
+    reduce_word: int = 4
+    """The type in which sharded gradients are added up."""
     # the process
     allocator: Literal["native", "expandable"] = "expandable"
     loading: Literal["host", "device"] = "device"

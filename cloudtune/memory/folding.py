@@ -88,7 +88,7 @@ class _Writer:
 
     def __init__(self, short: Tape) -> None:
         self.short = short
-        self.out = Tape()
+        self.out = Tape(streams=short.streams)
         self.where = list(range(len(short.names)))
         self.repeated: dict[int, list[int]] = {}
         self.shifts: list[tuple[int, int]] = []

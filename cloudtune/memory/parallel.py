@@ -25,7 +25,11 @@ from cloudtune.units import MIB
 
 # One communicator's buffers and kernels per GPU: a class value, NCCL issues 864 and 986 name 0.4 to 1.6 GB.
 NCCL_BYTES = 512 * MIB
-REDUCE_WORD = 4  # gradients are reduced in fp32
+# Streams of FSDP 1 with memory of their own, beside the one that computes (torch 2.2 _runtime_utils.py): _unshard makes whole layers
+# in the unshard stream, _post_backward_hook the gradients' shards in the post-backward stream. FSDP2 has such streams too
+# (_fsdp_collectives.py: all_gather_copy_in_stream, reduce_scatter_stream); what they cache beyond need is not counted, because torch
+# gives it back before memory runs out: docs/memory.md.
+GATHERING, REDUCING = 1, 2
 
 
 def communication_bytes(workers: int) -> int:
@@ -48,6 +52,8 @@ class Sharding:
     def __init__(self, tape: Tape, job: Any) -> None:
         self.tape = tape
         self.job = job
+        if not self._copies:
+            tape.streams |= {"gathered layer": GATHERING, "gradient shards": REDUCING}
         self.root: list[Storage] = []
         self.gathered: dict[int, Storage] = {}
         """Whole layers."""
@@ -78,9 +84,17 @@ class Sharding:
         every = list({id(weight): weight for weight in ends.values()}.values())
         count = sum(weight.count for weight in every)
         buffer = self._fetch(count * word, count * word if self._casts else 0)
-        self.root = [Storage(self.tape, weight.count * word, f"gathered {weight.name}") for weight in every]
+        names = [f"gathered {weight.name}" for weight in every]
+        if not self._copies:
+            self.tape.streams |= dict.fromkeys(names, GATHERING)
+        self.root = [Storage(self.tape, weight.count * word, name) for weight, name in zip(every, names, strict=True)]
         self.behind = buffer
         self.tape.kind = kind
+
+    @property
+    def _copies(self) -> bool:
+        """Whether parameters are copied out of the gathered buffer (FSDP2), not computed in it (FSDP 1)."""
+        return bool(self.job.behaviour.copy_out)
 
     @property
     def _casts(self) -> bool:
@@ -90,7 +104,7 @@ class Sharding:
 
     def _fetch(self, size: int, cast: int) -> Storage | None:
         """The all-gather buffer; a copy of the own shards in the narrow type lives while it is filled."""
-        if not self.job.behaviour.copy_out:
+        if not self._copies:
             return None
         narrow = Storage(self.tape, -(-cast // self.job.shards), "narrow copy of shards")
         buffer = Storage(self.tape, size, "all-gather buffer")
@@ -100,7 +114,7 @@ class Sharding:
     def begin_backward(self, layers: list[Layer]) -> None:
         """The forward pass is over; the root's hook fetches the last layer before the loss's backward pass."""
         self.behind = None
-        if self.job.behaviour.copy_out:
+        if self._copies:
             self._prefetch(layers, len(layers) - 1)
 
     def enter_backward(self, layers: list[Layer], index: int) -> None:
@@ -117,7 +131,7 @@ class Sharding:
             return
         kind, self.tape.kind = self.tape.kind, "gathered layers"
         size = layer_bytes(layers[index], self.job)
-        if self.job.behaviour.copy_out:
+        if self._copies:
             self.fetched[index] = self._fetch(size, cast_bytes(layers[index], self.job))
         else:
             self.gathered[index] = Storage(self.tape, size, "gathered layer")
@@ -150,16 +164,16 @@ class Sharding:
         if not ready:
             return
         kind, self.tape.kind = self.tape.kind, "communication"
-        count = sum(leaf.count for leaf in ready)
-        buffer = Storage(self.tape, count * REDUCE_WORD, "reduce-scatter buffer")
+        count, word = sum(leaf.count for leaf in ready), self.job.behaviour.reduce_word
+        buffer = Storage(self.tape, count * word, "reduce-scatter buffer")
         for leaf in ready:
             leaf.grad = None
         self.tape.kind = "gradients"
-        shard = Storage(self.tape, -(-count // self.job.shards) * REDUCE_WORD, "gradient shards")
+        shard = Storage(self.tape, -(-count // self.job.shards) * word, "gradient shards")
         if group not in self.shards and not self.job.offload:
             self.shards[group] = shard
         del shard
-        if self.job.behaviour.copy_out:
+        if self._copies:
             self.reducing = buffer
         del buffer
         self.tape.kind = kind

@@ -16,6 +16,7 @@ class Tape:
 
     ``kinds`` and ``names`` say, per id, to which share of the memory it belongs and what it is. ``marks`` are
     (position in events, phase): the phase that begins there. ``commands`` are (position, command) for the allocator.
+    ``streams``: name → number of the CUDA stream, other than the one that computes, in which what is called so is allocated.
     """
 
     events: list[int] = field(default_factory=list)
@@ -23,6 +24,7 @@ class Tape:
     names: list[str] = field(default_factory=list)
     marks: list[tuple[int, str]] = field(default_factory=list)
     commands: list[tuple[int, str]] = field(default_factory=list)
+    streams: dict[str, int] = field(default_factory=dict)
     kind: str = "activations"
     end: int = -1
 

@@ -76,6 +76,17 @@ def test_free_segments_are_returned_before_memory_runs_out() -> None:
     assert replay(tape_of(12 * MIB, 16 * MIB), expandable=False, capacity=16 * MIB).failed_at == 1
 
 
+@pytest.mark.parametrize("expandable", [False, True])
+def test_what_one_stream_has_freed_is_of_no_use_to_another(expandable: bool) -> None:
+    tape = tape_of(20 * MIB, ~0, 20 * MIB)
+    tape.names[1] = "all-gather buffer"
+    assert replay(tape, expandable=expandable).peak_reserved == 20 * MIB
+    tape.streams = {"all-gather buffer": 1}
+    assert replay(tape, expandable=expandable).peak_reserved == 40 * MIB
+    # where memory is short, torch returns what any stream has cached
+    assert replay(tape, expandable=expandable, capacity=20 * MIB).failed_at == -1
+
+
 def test_commands_empty_the_cache_and_reset_the_peak() -> None:
     tape = tape_of(32 * MIB, ~0, 2 * MIB)
     tape.commands = [(2, "empty_cache reset_peak")]

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from cloudtune.memory import parallel, trainer
+from cloudtune.memory import trainer
 from cloudtune.memory.device import Device
 from cloudtune.recipe.spec import Optimizer
 from cloudtune.units import GIB
@@ -64,7 +64,6 @@ def test_precision_follows_the_device() -> None:
 def test_shards_are_gathered_and_reduced_as_the_trainer_does_it() -> None:
     source = text("sharding.py")
     assert "param_dtype=narrow, reduce_dtype=torch.float32 if narrow else None, cast_forward_inputs=False" in source
-    assert parallel.REDUCE_WORD == 4
     # one group a layer and the root, freed after the forward pass as fully_shard does by itself; reduced after every micro batch
     assert source.count("fully_shard(") == 2
     assert "reshard_after_forward" not in source
@@ -72,4 +71,4 @@ def test_shards_are_gathered_and_reduced_as_the_trainer_does_it() -> None:
     sharded = replace(layout(), gpus=4, sharding="fsdp")
     behaviour = trainer.trainer_behaviour(recipe({"type": "full"}), sharded, L4)
     assert behaviour.copy_out
-    assert (behaviour.full_word, behaviour.compute_word, behaviour.adapter_word) == (4, 2, 4)
+    assert (behaviour.full_word, behaviour.compute_word, behaviour.adapter_word, behaviour.reduce_word) == (4, 2, 4, 4)

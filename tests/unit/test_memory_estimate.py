@@ -12,6 +12,7 @@ import pytest
 
 from cloudtune.errors import CloudtuneError, UsageError
 from cloudtune.memory import explain, verdict
+from cloudtune.memory.allocator import replay
 from cloudtune.memory.bounds import floor_bytes
 from cloudtune.memory.device import Device
 from cloudtune.memory.inventory import no_template
@@ -172,6 +173,20 @@ def test_speed(model: str, gpus: int, limit: float) -> None:
 def test_a_tape_is_the_same_every_time() -> None:
     job = job_of(recipe({"type": "qlora"}), shape(), layout(), L4)
     assert tape_of(job).events == tape_of(job).events
+
+
+def test_layers_and_gradients_of_fsdp_1_lie_in_streams_of_their_own() -> None:
+    """torch's _unshard and _post_backward_hook: other pools than what computes. One GPU has no such streams."""
+    alone = job_of(recipe({"type": "full"}), shape(), layout(), L4)
+    assert tape_for(alone).streams == {}
+    sharded = job_of(recipe({"type": "full"}), shape(), layout(gpus=4, sharding="fsdp"), L4)
+    job = replace(sharded, behaviour=replace(sharded.behaviour, copy_out=False))
+    tape = tape_for(job)
+    gathered = {f"gathered model.{name}" for name in ("embed_tokens.weight", "norm.weight")} | {"gathered lm_head.weight", "gathered layer"}
+    assert {name: tape.streams[name] for name in tape.names if name in tape.streams} == dict.fromkeys(gathered, 1) | {"gradient shards": 2}
+    apart, together = reckon(job).result, replay(replace(tape, streams={}), expandable=True)
+    assert apart.peak_allocated == together.peak_allocated
+    assert apart.peak_reserved > together.peak_reserved
 
 
 def test_saved_modules_are_trained_copies() -> None:
