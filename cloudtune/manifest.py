@@ -44,7 +44,7 @@ class Manifest(_Written):
 
     contract: Literal[1] = 1
     outcome: Literal["complete", "interrupted", "stopped"]
-    """complete: all steps done; interrupted: ended by SIGTERM after a checkpoint; stopped: ended by a limit of its own."""
+    """complete: all steps done, or ended by early stopping; interrupted: ended by SIGTERM after a checkpoint; stopped: by a time limit."""
     launch_id: str
     recipe_name: str
     method: str

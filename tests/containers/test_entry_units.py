@@ -203,6 +203,24 @@ def test_the_mirror_copies_markers_last_and_prunes(tmp_path: Path, monkeypatch: 
     assert make_mirror(Ground("sagemaker", root), {"AIP_MODEL_DIR": "gs://b/"}).pairs == ()
 
 
+def test_the_best_weights_travel_with_the_checkpoints(tmp_path: Path):
+    """Early stopping ends with them: without them a run that went on elsewhere would end with its last weights, and say nothing."""
+    before, after, bucket = tmp_path / "before", tmp_path / "after", tmp_path / "bucket"
+    for root in (before, after):
+        for part in ("model", "output/data", "checkpoints"):
+            (root / part).mkdir(parents=True)
+    (before / "checkpoints/step-1").mkdir()
+    for name in ("best.safetensors", "best-00000-of-00002.safetensors", "best.tmp", "step-1/COMPLETE"):
+        (before / "checkpoints" / name).write_text("1")
+    first, second = (make_mirror(Ground("vertex", root), {"AIP_MODEL_DIR": f"{bucket}/model/"}) for root in (before, after))
+    assert first.copy()
+    (before / "checkpoints/best.safetensors").write_text("better")
+    assert first.copy()
+    assert second.restore() == 1
+    found = {path.name: path.read_text() for path in (after / "checkpoints").glob("best*")}
+    assert found == {"best.safetensors": "better", "best-00000-of-00002.safetensors": "1"}
+
+
 @pytest.fixture
 def half_mounted(tmp_path: Path) -> tuple[Path, Path]:
     """A trained job on Vertex AI and its bucket, in which something keeps the weights out."""

@@ -128,10 +128,33 @@ def test_a_time_limit_saves_and_stops_and_is_not_taken_up_again(root: Any) -> No
 def test_early_stopping_leaves_the_best_weights(root: Any) -> None:
     settings = {"max_steps": 60, "eval_steps": 2, "learning_rate": 0.5, "early_stopping_patience": 2}
     made = root(job_file(training=settings), rows=ROWS["instruction"] * 2)
-    assert made.train() == "stopped"
+    assert made.train() == "complete"  # an end that the recipe asked for, and no limit that was run into
     losses = [row.eval_loss for row in made.metrics if row.eval_loss is not None]
     assert made.manifest.steps < 60
     assert made.manifest.eval_loss_after == pytest.approx(min(losses), abs=1e-5)
     from cloudtune_trainer.evaluate import evaluate
 
     assert evaluate(made.paths.model).difference < 1e-6
+    weights, steps = made.weights, made.manifest.steps
+    made.paths.manifest.unlink()  # as if it had been killed while it wrote the artifacts
+    assert made.train() == "complete"
+    assert (made.manifest.steps, made.weights) == (steps, weights)
+
+
+def test_an_evaluation_that_was_broken_off_is_made_after_the_restart(root: Any) -> None:
+    def evaluated(made: Any) -> list[int | None]:
+        return [row.step for row in made.metrics if row.eval_loss is not None]
+
+    settings = {"max_steps": 6, "eval_steps": 3, "save_steps": 3}
+    whole, looks = root(job_file(training=settings)), 0
+    whole.train()
+    assert evaluated(whole) == [0, 3, 6]
+    while True:
+        looks += 1
+        parted = root(job_file(training=settings))
+        assert parted.train(StopAfter(looks)) == "interrupted"
+        if parted.manifest.steps == 3 and evaluated(parted) == [0]:
+            break
+    assert parted.train() == "complete"
+    assert evaluated(parted) == [0, 3, 6]
+    assert parted.weights == whole.weights

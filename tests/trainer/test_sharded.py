@@ -176,7 +176,8 @@ def test_the_best_shards_come_back(root: Any) -> None:
     training = {"max_steps": 60, "eval_steps": 2, "learning_rate": 0.5, "early_stopping_patience": 2, "save_steps": 100}
     made = run(sharded(root, training=training))
     losses = [row.eval_loss for row in made.metrics if row.eval_loss is not None]
-    assert made.manifest.outcome == "stopped"
+    assert made.manifest.outcome == "complete"
+    assert made.manifest.steps < 60
     assert made.manifest.eval_loss_after == pytest.approx(min(losses), abs=1e-5)
     from cloudtune_trainer.evaluate import evaluate
 

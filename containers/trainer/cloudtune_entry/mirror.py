@@ -22,6 +22,7 @@ LAST_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)  # of that, between the tries of t
 VARIABLE = "CLOUDTUNE_MIRROR_SECONDS"  # another pause between copies: rehearsals are short
 HISTORY = ("data/starts.jsonl", "data/metrics.jsonl")  # below the output; the next start goes on writing them
 KEEP_VARIABLE = "CLOUDTUNE_KEEP"
+BEST = "best*.safetensors"  # beside the checkpoints; written under another name, so whole
 LAST = ("COMPLETE", "manifest.json")  # the markers: whoever sees one may trust everything beside it
 
 
@@ -47,6 +48,8 @@ class Mirror:
         marked = [folder for folder in sorted(remote.iterdir()) if folder.is_dir() and is_complete(folder)]
         for folder in marked:
             shutil.copytree(folder, local / folder.name, dirs_exist_ok=True)
+        for best in remote.glob(BEST) if marked else ():
+            shutil.copyfile(best, local / best.name)
         return len(marked)
 
     def tick(self) -> None:
@@ -76,7 +79,7 @@ class Mirror:
         return arrived
 
     def _copy_tree(self, local: Path, remote: Path, *, only_complete: bool) -> None:
-        tops = [path for path in sorted(local.iterdir()) if not only_complete or (path.is_dir() and is_complete(path))]
+        tops = [path for path in sorted(local.iterdir()) if not only_complete or path.match(BEST) or (path.is_dir() and is_complete(path))]
         files = [file for top in tops for file in ([top] if top.is_file() else top.rglob("*")) if file.is_file()]
         for file in sorted(files, key=lambda path: (path.name in LAST, str(path))):
             facts = file.stat()

@@ -224,11 +224,15 @@ def _steps(run: Run, material: Material, learner: Learner, progress: Progress) -
     before = progress
     pace = Pace(progress.step, total)
     learner.network.train()
+    if material.evaluation and progress.step and progress.step % every_eval == 0 and progress.eval_loss_step != progress.step:
+        progress = _evaluated(run, material, learner, progress)  # the one that an interruption broke off
     for groups in steps(material.groups, run.job.layout.batch_size, training.seed, progress.step, total):
         if run.workers.any(run.stop.up):
             return _timed(run, before, progress), "interrupted"
         if _out_of_time(run, before):
             return _timed(run, before, progress), "stopped"
+        if _out_of_patience(run, material, progress):
+            break
         begun = time.monotonic()
         with run.peaks.phase("train"):
             rate = rate_at(progress.step, total, training)
@@ -240,8 +244,6 @@ def _steps(run: Run, material: Material, learner: Learner, progress: Progress) -
             run.report.row("train", **facts, **pace.row(progress.step))
         if material.evaluation and (progress.step % every_eval == 0 or progress.step == total):
             progress = _evaluated(run, material, learner, progress)
-            if training.early_stopping_patience is not None and progress.evaluations_without_gain >= training.early_stopping_patience:
-                return _timed(run, before, progress), "stopped"
         if progress.step % every_save == 0:
             _save(run, learner, _timed(run, before, progress), total)
     return _timed(run, before, progress), "complete"
@@ -285,6 +287,16 @@ def _timed(run: Run, before: Progress, progress: Progress) -> Progress:
 def _out_of_time(run: Run, before: Progress) -> bool:
     limit = run.job.max_seconds
     return limit is not None and run.workers.any(before.seconds + time.monotonic() - run.started >= limit)
+
+
+def _out_of_patience(run: Run, material: Material, progress: Progress) -> bool:
+    """Whether early stopping ends the run here, which the recipe asked for: it is done. Asked before a step, so also after a restart."""
+    patience = run.job.recipe.training.early_stopping_patience
+    if patience is None or progress.evaluations_without_gain < patience:
+        return False
+    said = f"no gain in {progress.evaluations_without_gain} evaluations: ending early"
+    run.report.row("eval", step=progress.step, total_steps=material.total_steps, message=said)
+    return True
 
 
 def _evaluated(run: Run, material: Material, learner: Learner, progress: Progress) -> Progress:
