@@ -48,14 +48,17 @@ CASES = {
 }
 
 
-def examine(folder: Path, content: bytes, data: dict[str, object]) -> Examination:
-    """Write recipe and data, and look at them as the dry run does inside the job."""
+def examine(folder: Path, content: bytes, data: dict[str, object], evaluation: bytes = b"") -> Examination:
+    """Write recipe and data, and look at them as the dry run does inside the job. ``evaluation``: rows of an own file."""
     from cloudtune_rehearsal.__main__ import prepare
     from cloudtune_trainer.paths import Paths
 
+    folder.mkdir(exist_ok=True)
     (folder / "rows.jsonl").write_bytes(content)
     (folder / "plain.jinja").write_text(TEMPLATE_WITHOUT_END)
-    settings = {"chat_template": "chatml", "max_length": 256, **data}
+    held = {"eval": [{"path": "./held.jsonl", "rows": 10, "tokens": 1000}]} if evaluation else {}
+    (folder / "held.jsonl").write_bytes(evaluation)
+    settings = {"chat_template": "chatml", "max_length": 256, **held, **data}
     (folder / "recipe.yaml").write_text(
         "version: 1\nname: faulty\nmodel: {base: Qwen/Qwen3-0.6B}\nmethod: {type: lora}\n"
         f"data: {json.dumps({'train': [{'path': './rows.jsonl', 'rows': 10, 'tokens': 1000}], **settings})}\n"
@@ -63,11 +66,12 @@ def examine(folder: Path, content: bytes, data: dict[str, object]) -> Examinatio
     plan = plan_of(folder / "recipe.yaml")
     bundle = render(plan)
     inputs = folder / "job" / "input" / "data"
-    for name in ("job", FOLDER, "train"):
+    for name in ("job", FOLDER, "train", "eval"):
         (inputs / name).mkdir(parents=True)
     for name, body in bundle.job.items():
         (inputs / "job" / name).write_bytes(body)
     (inputs / "train" / "0-rows.jsonl").write_bytes(content)
+    (inputs / "eval" / "0-held.jsonl").write_bytes(evaluation)
     orders = RehearsalOrders(
         job=JobFile.model_validate_json(bundle.job["job.json"]),
         config=shrunk_config(QUICKSTART_CONFIG),
@@ -129,3 +133,40 @@ def test_evaluation_rows_among_the_training_rows_are_found():
     (defect,) = gathered.defects()
     assert (defect.kind, defect.severity, defect.line) == ("eval-leak", "wrong", 2)
     assert "train/a.jsonl:5" in defect.what
+
+
+def test_an_evaluation_row_that_is_there_twice_is_no_training_row(tmp_path: Path):
+    found = examine(tmp_path, lines(*GOOD[:4]), {}, lines(GOOD[5], GOOD[6], GOOD[5]))
+    (defect,) = found.defects
+    assert (defect.kind, defect.channel, defect.line) == ("duplicate-eval-row", "eval/0-held.jsonl", 3)
+    assert "line 1" in defect.what
+    assert not found.wrong
+    again = examine(tmp_path / "again", lines(*GOOD[:4]), {}, lines(GOOD[5], GOOD[2]))
+    assert [(item.kind, item.line) for item in again.defects] == [("eval-leak", 2)]
+    assert again.wrong
+
+
+def test_made_up_rows_of_data_out_of_reach_are_no_defect(tmp_path: Path):
+    sources = {part: [{"path": f"org/{part}", "rows": 10, "tokens": 1000}] for part in ("train", "eval")}
+    found = examine(tmp_path, b"", sources)
+    assert found.out_of_reach == ("org/train", "org/eval")
+    assert found.defects == ()
+
+
+def test_prompts_longer_than_the_small_model_reads_leave_something_to_learn(tmp_path: Path):
+    from cloudtune_trainer.paths import Paths
+    from cloudtune_trainer.surroundings import StopSign
+    from cloudtune_trainer.train import train
+
+    long = [chat(("user", f"{number}: {LONG[:300]}"), ("assistant", f"It is {number + 1}.")) for number in range(4)]
+    found = examine(tmp_path, lines(*long), {"max_length": 2048})
+    assert (found.kept_rows, found.dropped) == (4, ())
+    paths = Paths(tmp_path / "job", tmp_path / "cache", "test")
+    job = JobFile.model_validate_json(paths.job_file.read_bytes())
+    assert job.recipe.data.loss_on == "all"
+    assert train(job, paths, StopSign()) == "complete"
+    # Where enough rows come to their answers in time, those are taken, and only answers are learned.
+    examine(tmp_path / "mixed", lines(*long, *GOOD[:4]), {"max_length": 2048})
+    mixed = JobFile.model_validate_json((tmp_path / "mixed/job/input/data/job/job.json").read_bytes())
+    assert mixed.recipe.data.loss_on == "completion"
+    assert len((tmp_path / "mixed/job/input/data" / mixed.train[0].path).read_text().splitlines()) == 4

@@ -107,9 +107,11 @@ def findings(row: Mapping[str, Any], row_format: str) -> Iterator[Finding]:
         )
 
 
-def duplicate(channel: str, before: tuple[str, int], *, evaluation: bool) -> Finding:
-    """A row that stood somewhere before; an evaluation row among the training rows makes the evaluation worthless."""
+def duplicate(channel: str, before: tuple[str, int], *, evaluation: bool, learned: bool = True) -> Finding:
+    """A row that stood somewhere before, ``learned``: among the training rows, where an evaluation row makes the evaluation worthless."""
     where = f"line {before[1]}" if before[0] == channel else f"{before[0]}:{before[1]}"
+    if evaluation and not learned:
+        return Finding("duplicate-eval-row", f"the same evaluation row as {where}", "remove it: its loss counts twice", "doubtful")
     if evaluation:
         return Finding("eval-leak", f"the evaluation row is also a training row ({where})", "hold out rows that are not trained on")
     return Finding(

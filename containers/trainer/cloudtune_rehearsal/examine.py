@@ -31,10 +31,11 @@ STAND_IN_ROWS = 64
 
 @dataclass(frozen=True)
 class Kept:
-    """A row that gives training sequences, under our field names."""
+    """A row that gives training sequences, under our field names. ``early``: it does so within the small model's few tokens too."""
 
     row: dict[str, Any]
     row_format: str
+    early: bool = True
 
 
 @dataclass
@@ -120,9 +121,11 @@ def _one_row(look: Look, part: str, channel: Channel, item: NumberedRow) -> None
         return
     row = rename_row(item.row, source.format, source.columns)
     found = list(findings(row, source.format))
-    before = look.memory.meet(row, channel.path, item.line)
+    # Made-up rows are the same in every channel.
+    before = None if channel.path in look.out_of_reach else look.memory.meet(row, channel.path, item.line)
     if before is not None:
-        found.append(duplicate(channel.path, before, evaluation=part == "eval"))
+        learned = before[0] in {given.path for given in look.orders.job.train}
+        found.append(duplicate(channel.path, before, evaluation=part == "eval", learned=learned))
     for finding in found:
         look.gathered.add(finding, channel.path, item.line)
     if look.tokenized < look.orders.most_rows and time.monotonic() < look.deadline:
@@ -164,7 +167,8 @@ def _tokenize(look: Look, part: str, channel: Channel, line: int, row: dict[str,
     look.total += sum(min(len(sequence.ids), limit) for sequence in sequences)
     look.trained += learned
     _keep_samples(look, sequences, channel.path, line)
-    _choose(look, part, Kept(row, channel.source.format))
+    early = any((sequence.labels[: look.orders.most_tokens] != IGNORED).any() for sequence in sequences)
+    _choose(look, part, Kept(row, channel.source.format, early))
 
 
 def _drop(look: Look, sequences: list[Sequence], limit: int, channel: str, line: int) -> None:

@@ -71,6 +71,7 @@ def put_model(orders: RehearsalOrders, tokenizer: Any, target: Path) -> tuple[st
 def small_job(orders: RehearsalOrders, train: list[Kept], evaluation: list[Kept], paths: Paths) -> JobFile:
     """The real job with the small model, the sampled rows (written here) and few steps; what decides the code path stays."""
     job = orders.job
+    train, evaluation = _early(train, 2), _early(evaluation, 1)
     channels = _write_rows("train", train, paths)
     held = _write_rows("eval", evaluation, paths) if evaluation else ()
     fraction = 0.25 if len(train) > 1 else None
@@ -79,6 +80,8 @@ def small_job(orders: RehearsalOrders, train: list[Kept], evaluation: list[Kept]
         "train": tuple(channel.source for channel in channels),
         "eval": tuple(channel.source for channel in held) or fraction,
         "max_length": min(recipe.data.max_length, orders.most_tokens),
+        # Prompts longer than all that the small model reads: it learns them, as it never comes to their answers.
+        "loss_on": recipe.data.loss_on if all(kept.early for kept in (*train, *evaluation)) else "all",
     }
     training = {
         "max_steps": orders.steps,
@@ -112,6 +115,12 @@ def small_job(orders: RehearsalOrders, train: list[Kept], evaluation: list[Kept]
     )
     update = {"recipe": small, "layout": layout, "device": "cpu", "model_path": MODEL, "train": channels, "eval": held}
     return job.model_copy(update={**update, "predicted_peak_bytes": None, "max_seconds": None})
+
+
+def _early(rows: list[Kept], least: int) -> list[Kept]:
+    """The rows with something to learn before they are cut for the small model; all of them where those are fewer than ``least``."""
+    early = [kept for kept in rows if kept.early]
+    return early if len(early) >= least else rows
 
 
 def _write_rows(part: str, rows: list[Kept], paths: Paths) -> tuple[Channel, ...]:
