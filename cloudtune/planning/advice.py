@@ -124,10 +124,19 @@ def _cheaper_methods(recipe: Recipe) -> Iterator[_Change]:
         yield _method(recipe, LoraMethod(type="lora"))
         yield _method(recipe, QloraMethod(type="qlora"))
     elif not isinstance(method, QloraMethod):
-        yield _method(recipe, QloraMethod(**{**method.model_dump(), "type": "qlora"}))
+        yield _quantised(recipe, method)
     elif method.quantization == "int8":
         change = method.model_copy(update={"quantization": "nf4"})
         yield _Change("method.quantization=nf4", recipe.model_copy(update={"method": change}))
+
+
+def _quantised(recipe: Recipe, method: LoraMethod) -> _Change:
+    """The same adapters on a quantised base, from which PiSSA and OLoRA cannot start."""
+    kept = {**method.model_dump(), "type": "qlora"}
+    if method.init not in ("pissa", "olora"):
+        return _method(recipe, QloraMethod(**kept))
+    change = _method(recipe, QloraMethod(**{**kept, "init": "default"}))
+    return _Change(f"{change.words} and method.init=default", change.recipe)
 
 
 def _method(recipe: Recipe, method: LoraMethod) -> _Change:

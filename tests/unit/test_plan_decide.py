@@ -16,6 +16,7 @@ from cloudtune.planning.plan import DataStats, Plan
 from cloudtune.planning.resolve import attention_kernel
 from cloudtune.planning.trained import result_bytes
 from cloudtune.planning.work import PACKED_FILL, amount_of_work
+from cloudtune.recipe.load import load_text
 from tests.unit.planning_builders import SHAPE, offer, question, recipe, this_machine
 
 CLOUDS = (*load_offers("aws"), *load_offers("gcp"))
@@ -84,6 +85,22 @@ def test_where_no_change_alone_is_enough_several_are_advised_together():
     (only,) = caught.value.advice
     assert "training.gradient_checkpointing=true and training.micro_batch_size=auto" in only.change
     assert only.peak_bytes <= 22 * 2**30
+
+
+@pytest.mark.parametrize("init", ["default", "gaussian", "pissa", "olora"])
+def test_advice_is_a_recipe_that_is_accepted(init: str):
+    """Quantised weights are nothing that PiSSA and OLoRA could start from: the advice names both keys then."""
+    wanted = recipe(method={"type": "lora", "init": init}, data={"max_length": 600}, training={"micro_batch_size": 1})
+    with pytest.raises(NoOfferFits) as caught:
+        decide(question(wanted, offer(gpu="L4", memory_gib=12)))
+    advised = [item.change for item in caught.value.advice if "method.type=qlora" in item.change]
+    assert advised
+    text = (
+        f"version: 1\nname: advised\nmodel: {{base: {wanted.model.base}}}\nmethod: {{type: lora, init: {init}}}\n"
+        "data: {train: [{path: ./rows.jsonl}], max_length: 600}\ntraining: {micro_batch_size: 1}\n"
+    )
+    for change in advised:
+        assert load_text(text, overrides=change.split(" and ")).recipe.method.type == "qlora"
 
 
 def test_a_plan_says_what_would_halve_its_price():
