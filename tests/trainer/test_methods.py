@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_jobs import FP4, FULL, INT8, LORA, NF4, Root, job_file
+from trainer_jobs import FP4, FULL, INT8, LORA, NF4, ROWS, Root, job_file
 
 pytestmark = pytest.mark.stack
 
@@ -101,3 +103,39 @@ def test_attention_targets_are_the_attention_s_linears(root: Any, encoder: Any) 
     assert {"query", "key", "value"} < set(config["target_modules"])
     assert "dense" not in config["target_modules"]  # BERT's feed-forward has modules of that name too
     assert sum("attention.output.dense" in name for name in config["target_modules"]) == 2
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.4, 2), (1.0, 3), (None, 9)])
+def test_epochs_become_steps_the_last_one_filled_up(root: Any, epochs: float | None, steps: int) -> None:
+    """24 rows in steps of 8; three passes where nothing is said."""
+    made = root(job_file(training={"max_steps": None, "epochs": epochs}, data={"eval": None}))
+    assert made.train() == "complete"
+    assert made.manifest.steps == made.manifest.total_steps == steps
+    assert made.manifest.epochs == pytest.approx(steps * 8 / 24, abs=1e-4)
+
+
+def losses_without_learning(made: Root) -> list[float]:
+    """The loss of the first and the last step of a run that hardly moves its weights, over rows that are all alike."""
+    made.train()
+    return [row.loss for row in made.metrics if row.loss is not None]
+
+
+def test_noise_is_another_one_in_every_step(root: Any) -> None:
+    settings = {"max_steps": 2, "learning_rate": 1e-12}
+    alike = {"rows": ROWS["instruction"][:1] * 8}
+    first, last = losses_without_learning(root(job_file(training=settings, data={"eval": None}), **alike))
+    assert first == pytest.approx(last, abs=1e-5)
+    noisy = root(job_file(training={**settings, "neftune_noise_alpha": 5.0}, data={"eval": None}), **alike)
+    first, last = losses_without_learning(noisy)
+    assert first != pytest.approx(last, abs=1e-4)
+
+
+def test_other_tokens_are_hidden_in_every_step(root: Any, encoder: Path, tmp_path: Path) -> None:
+    sober = tmp_path / "sober"
+    shutil.copytree(encoder, sober)
+    config = json.loads((sober / "config.json").read_text())
+    config.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # what is left to chance is what is hidden
+    (sober / "config.json").write_text(json.dumps(config))
+    job = job_file("text", task="masked_lm", training={"max_steps": 2, "learning_rate": 1e-12}, data={"eval": None})
+    first, last = losses_without_learning(root(job, rows=ROWS["text"][1:2] * 8, base=sober))
+    assert first != pytest.approx(last, abs=1e-4)

@@ -120,6 +120,8 @@ def test_steps_see_every_row_once_per_pass_longest_first_and_can_start_anywhere(
     assert [[id(group) for group in step] for step in again] == [[id(group) for group in step] for step in made[3:]]
     other = list(steps(groups, 4, seed=6, first=0, total=5))
     assert [group[0].row for step in other for group in step] != flat
+    singly = [step[0][0].row for step in steps(groups, 1, seed=5, first=0, total=30)]
+    assert len({tuple(singly[start : start + 10]) for start in (0, 10, 20)}) == 3  # each pass in an order of its own
     assert len(next(steps(groups[:3], 8, seed=1, first=0, total=1))) == 8  # more places than rows
 
 
