@@ -48,6 +48,7 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Nothing but SystemExit of the interpreter itself escapes."""
+    _open_missing()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to fail
@@ -64,6 +65,13 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours becomes a file and a sentence
         return _bug(error, as_json)
     return code
+
+
+def _open_missing() -> None:
+    """Streams that our caller has closed (``>&-``, some daemons) lead nowhere; the next file would get their numbers otherwise."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _invoke(arguments: Sequence[str]) -> int:

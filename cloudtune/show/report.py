@@ -17,15 +17,15 @@ def collected_lines(collected: Collected, page: Page, here: str = "") -> list[st
     folder = near(str(collected.folder), here)
     came = f"{len(collected.files)} files in {folder} ({gib(collected.fetched_bytes)} fetched now)"
     if collected.manifest is not None:
-        return [came, *summary_lines(collected.manifest, folder, page)]
+        return [came, *summary_lines(collected.manifest, folder, page, goes_on=collected.goes_on)]
     left = (
         f"; {len(collected.left_there)} checkpoint files stay at the provider (--checkpoints fetches them)" if collected.left_there else ""
     )
     return [came, f"the job left no manifest: this is its log and what else there was{left}"]
 
 
-def summary_lines(manifest: Manifest, folder: str, page: Page, *, spent_usd: float | None = None) -> list[str]:
-    """The summary of a collected job; ``folder`` is where its files are now."""
+def summary_lines(manifest: Manifest, folder: str, page: Page, *, spent_usd: float | None = None, goes_on: bool = False) -> list[str]:
+    """The summary of a collected job; ``folder`` is where its files are now. ``goes_on``: launched again it goes on."""
     head = page.paint(manifest.launch_id, "bold")
     outcome = page.paint("done", "green") if manifest.outcome == "complete" else page.paint(manifest.outcome, "yellow")
     entries = [
@@ -34,7 +34,7 @@ def summary_lines(manifest: Manifest, folder: str, page: Page, *, spent_usd: flo
         ("training", training_words(manifest)),
         ("peak memory", memory_words(manifest)),
         ("cost", usd(spent_usd) if spent_usd else ""),
-        ("next", next_words(manifest, folder)),
+        ("next", next_words(manifest, folder, goes_on=goes_on)),
     ]
     return [f"{head}  {outcome} in {duration(manifest.seconds)}", *pairs(page, entries)]
 
@@ -72,10 +72,12 @@ def memory_words(manifest: Manifest) -> str:
     return f"{gib(measured)} measured, {gib(manifest.predicted_peak_bytes)} predicted ({error:+.0%})"
 
 
-def next_words(manifest: Manifest, folder: str) -> str:
-    """The next thing to do with the result."""
-    if manifest.outcome != "complete":
+def next_words(manifest: Manifest, folder: str, *, goes_on: bool) -> str:
+    """The next thing to do with the result; nothing where there is none."""
+    if goes_on:
         return f"go on from the checkpoint: cloudtune launch RECIPE --id {manifest.launch_id}"
     if result_folder(manifest) == "adapter":
         return f'peft: PeftModel.from_pretrained(base, "{folder}/adapter")'
+    if not result_folder(manifest):
+        return ""
     return f'transformers: AutoModelForCausalLM.from_pretrained("{folder}/{result_folder(manifest)}")'

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from cloudtune.errors import StoreError, UsageError
-from cloudtune.job import JobView, LaunchId
+from cloudtune.job import JobState, JobView, LaunchId
 from cloudtune.manifest import FAILURE_NAME, MANIFEST_NAME, METRICS_NAME, Manifest
 from cloudtune.stores.destination import Destination, Wanted, opened_destination
 from cloudtune.stores.names import check_paths
@@ -46,7 +46,8 @@ _LEFTOVERS = (f"output/data/{METRICS_NAME}", f"output/{FAILURE_NAME}")
 class Collected:
     """What came home. ``files`` are below ``folder``; ``fetched_bytes`` leaves out what was there already.
 
-    ``partial``: the job did not complete. ``left_there``: checkpoints of such a job that were not fetched.
+    ``partial``: the job did not complete. ``left_there``: checkpoints of such a job that were not fetched. ``goes_on``: it was
+    interrupted, and launched with the same id it goes on from its checkpoint; a job that was stopped does not.
     """
 
     id: LaunchId
@@ -56,6 +57,7 @@ class Collected:
     manifest: Manifest | None
     partial: bool
     left_there: tuple[Entry, ...] = ()
+    goes_on: bool = False
 
 
 def collect(
@@ -136,7 +138,8 @@ def _named(view: JobView, store: Store, folder: Path, text: bytes, say: Callable
         destination.flush()  # the manifest says that all is there
         _put_manifest(destination, text)
     names = tuple(sorted([*(file.path for file in wanted), MANIFEST_NAME]))
-    return Collected(view.id, folder, names, sum(file.bytes for file in missing), manifest, manifest.outcome != "complete")
+    fetched, goes_on = sum(file.bytes for file in missing), view.state is JobState.INTERRUPTED
+    return Collected(view.id, folder, names, fetched, manifest, manifest.outcome != "complete", goes_on=goes_on)
 
 
 def _receive_all(destination: Destination, store: Store, files: Sequence[Wanted], say: Callable[[str], None]) -> None:

@@ -124,6 +124,16 @@ def test_a_terminal_that_cannot_show_a_sign_is_no_reason_to_fail(tmp_path: Path)
     assert b"did you mean plan?" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("schema", 0), ("ps", 0), ("validate missing.yaml", 2), ("validate missing.yaml --json", 2)]
+)
+def test_streams_that_the_caller_has_closed(arguments: str, code: int, tmp_path: Path) -> None:
+    script = f"{sys.executable} -m cloudtune {arguments} <&- >&- 2>&-"
+    ran = subprocess.run(["sh", "-c", script], cwd=tmp_path, env={**surroundings(), "TMPDIR": str(tmp_path)}, timeout=60)
+    assert ran.returncode == code
+    assert not list(tmp_path.glob("cloudtune-bug-*"))
+
+
 def test_standard_output_that_is_full(tmp_path: Path) -> None:
     if not os.access("/dev/full", os.W_OK):
         pytest.skip("this system has no /dev/full")

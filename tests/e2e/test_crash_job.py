@@ -15,6 +15,7 @@ from cloudtune.errors import CloudtuneError, RejectedError
 from cloudtune.job import JobState, LaunchId
 from cloudtune.providers.local import supervisor
 from cloudtune.providers.local.folder import job_folder
+from cloudtune.verbs.collect import collect
 from cloudtune.verbs.jobs import failure, ps, status
 from cloudtune.verbs.launch import launch
 from cloudtune.verbs.stop import stop
@@ -129,6 +130,7 @@ def test_sigterm_to_the_trainer_interrupts_and_the_job_can_go_on(tmp_path):
         assert (view.state, view.exit_code) == (JobState.INTERRUPTED, 75)
         assert [job.id for job in ps(session)] == ["job-abc"]
         before = view.progress.step
+        assert collect("job-abc", session=session, to=tmp_path / "part").goes_on
         again = launch(plan, session=session, launch_id="job-abc")
         assert again.id == "job-abc"
         view = wait_ended(session)

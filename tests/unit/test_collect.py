@@ -476,7 +476,8 @@ def test_an_interrupted_manifest_comes_home_as_partial(tmp_path):
     world = World(tmp_path, last=ScriptedState.ENDED)
     world.files(x=b"data")
     world.manifest(artifact("x"), outcome="interrupted")
-    assert world.collect().partial
+    done = world.collect()
+    assert (done.partial, done.goes_on) == (True, False)  # it was stopped: launching it again is asking for the same, ended job
     assert status(JOB, world.session).state is JobState.STOPPED
     world.session.close()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -145,9 +145,20 @@ def test_the_summary_has_losses_result_memory_and_the_next_step() -> None:
 
 def test_a_summary_without_evaluation_and_of_an_interrupted_run() -> None:
     bare = MANIFEST.model_copy(update={"eval_loss_before": None, "eval_loss_after": None, "outcome": "interrupted", "train_seconds": None})
-    text = "\n".join(summary_lines(bare, "runs/x", Page()))
+    text = "\n".join(summary_lines(bare, "runs/x", Page(), goes_on=True))
     assert "not measured; training loss 2.1000" in text
     assert "--id quickstart-ab12cd34ef" in text
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "stopped"])
+def test_a_job_that_was_stopped_is_loaded_and_not_launched_again(outcome: Literal["interrupted", "stopped"]) -> None:
+    """With the same id it would be the same job, which has ended; its partial result is there."""
+    stopped = MANIFEST.model_copy(update={"outcome": outcome})
+    text = "\n".join(summary_lines(stopped, "runs/x", Page()))
+    assert "--id" not in text
+    assert 'PeftModel.from_pretrained(base, "runs/x/adapter")' in text
+    empty = "\n".join(summary_lines(stopped.model_copy(update={"artifacts": ()}), "runs/x", Page()))
+    assert "from_pretrained" not in empty
 
 
 class Colour(StrEnum):

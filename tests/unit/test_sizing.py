@@ -96,6 +96,7 @@ def test_the_limits_of_a_card_are_exact(gib_of_card: int) -> None:
         return fits(changed, asked.shape, replace(layout, micro_batch_size=micro), card).fits
 
     assert runs(found.max_length, 1)
+    assert found.max_length <= asked.shape.max_positions  # a longer row has no place in the model, whatever the card holds
     if found.bound_by == "memory":
         assert not runs(found.max_length + 1, 1)
     else:

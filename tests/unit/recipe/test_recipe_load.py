@@ -84,6 +84,13 @@ def test_positions() -> None:
     assert str(loaded.fault("model.base", "is gone", "a model", "look again")) == "<recipe>:4:9: is gone, expected a model; look again"
 
 
+def test_a_section_that_was_set_has_no_position_in_the_file_any_more() -> None:
+    loaded = load_text(RECIPE, overrides=["data={train: [{path: ./b.jsonl}]}"])
+    assert loaded.position("data.train[0].format") == (0, 0)
+    assert str(loaded.fault("data.train[0].format", "is odd")) == "--set data: is odd"
+    assert loaded.position("model.base") == (4, 9)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
