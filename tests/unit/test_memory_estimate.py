@@ -101,6 +101,17 @@ def test_inverse_questions_are_exact_at_the_boundary(gib: int) -> None:
         assert not verdict.fits(longer, made, plan, card).fits
 
 
+def test_room_is_what_context_communication_and_margin_leave_of_the_card() -> None:
+    card, asked, made = Device.cuda("T4", total_bytes=16 * GIB), recipe({"type": "lora"}), shape()
+    capacity, margin = verdict.room(asked, made, layout(micro=1), card)
+    assert card.context_bytes > 0
+    assert margin > 0
+    assert capacity == card.total_bytes - card.context_bytes - margin
+    two = replace(layout(micro=1), gpus=2, sharding="ddp")
+    shared, more = verdict.room(asked, made, two, card)
+    assert shared + more < capacity + margin  # the buffers that two GPUs talk through
+
+
 def test_nothing_fits_on_a_tiny_card() -> None:
     assert verdict.biggest_micro_batch(recipe(), shape(), layout(), Device.cuda("T4", total_bytes=GIB // 2)) == 0
 

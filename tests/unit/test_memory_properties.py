@@ -100,3 +100,12 @@ def test_checkpointing_and_chunked_loss_save(method: dict[str, Any]) -> None:
     job = {"method": method, "length": 512, "micro": 4, "layers": 8, "checkpointing": False, "fused_loss": False, "gpus": 1}
     assert estimate(job, checkpointing=True).peak_bytes < estimate(job).peak_bytes
     assert estimate(job, checkpointing=True, fused_loss=True).allocated_bytes <= estimate(job, checkpointing=True).allocated_bytes
+
+
+@pytest.mark.parametrize("method", [{"type": "full"}, {"type": "lora", "r": 64}])
+def test_eight_shards_rest_in_an_eighth(method: dict[str, Any]) -> None:
+    """Weights, adapters and states are all dealt out; a floor that kept one of them whole would refuse machines that hold the job."""
+    whole, dealt = (
+        floor_bytes(job_of(recipe(method), shape(), way, L4)) for way in (layout(), layout(gpus=8, sharding="fsdp", accumulation=1))
+    )
+    assert dealt == pytest.approx(whole / 8, rel=0.01)

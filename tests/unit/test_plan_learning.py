@@ -1,5 +1,6 @@
 """What a plan takes from the session: the clouds that are set up, and the speed that collected jobs were measured at."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from cloudtune.clock import VirtualClock
 from cloudtune.job import JobRef, JobState, Reading
 from cloudtune.ledger.ledger import FILE_NAME, Launch
-from cloudtune.memory.evidence import LEAST_BYTES
-from cloudtune.memory.measured import CAUTION, NARROWEST, NOTHING
+from cloudtune.memory.device import Device
+from cloudtune.memory.evidence import LEAST_BYTES, Evidence
+from cloudtune.memory.measured import CAUTION, NARROWEST, NOTHING, MemoryRun, class_of, measurements
 from cloudtune.planning.calibrate import Calibration
 from cloudtune.planning.decide import decide
 from cloudtune.session import Session
@@ -73,6 +75,18 @@ def test_runs_that_needed_what_was_predicted_narrow_the_margin(session):
     assert "3 of your own runs" in after.memory.evidence
     other = decide(question(wanted, offer(gpu="A10G"), measured=measured))
     assert other.memory == decide(question(wanted, offer(gpu="A10G"))).memory
+    # Several workers keep more on each GPU than one: what one needed says nothing of them.
+    several = replace(before.layout, gpus=2, sharding="ddp")
+    assert class_of(before.resolved, several, "L4") != seen.kind
+    assert class_of(before.resolved, before.layout, "L4") == seen.kind
+
+
+def test_no_number_of_runs_makes_a_margin_vanish():
+    plan = decide(question(recipe(), offer()))
+    kind = class_of(plan.resolved, plan.layout, "L4")
+    many = measurements(MemoryRun(kind, predicted=1000, measured=990, fair=True) for _ in range(10_000))
+    proof = many.judge(Evidence(0.3, "published"), plan.resolved, plan.layout, Device.cuda("L4", total_bytes=22 * GIB))
+    assert proof.bar == NARROWEST
 
 
 def test_a_run_that_needed_more_than_its_margin_widens_it(session):

@@ -84,7 +84,7 @@ def test_cards_are_those_that_can_run_it_each_at_its_lowest_price() -> None:
     assert [card.instance for card, _ in found] == ["ml.cheap"]
 
 
-@pytest.mark.parametrize("gib_of_card", [3, 6])
+@pytest.mark.parametrize("gib_of_card", [2, 6])
 def test_the_limits_of_a_card_are_exact(gib_of_card: int) -> None:
     asked = question(offer(memory_gib=gib_of_card))
     card = Device.cuda("L4", total_bytes=gib_of_card * GIB)
@@ -95,6 +95,7 @@ def test_the_limits_of_a_card_are_exact(gib_of_card: int) -> None:
         changed = ready.model_copy(update={"data": ready.data.model_copy(update={"max_length": length})})
         return fits(changed, asked.shape, replace(layout, micro_batch_size=micro), card).fits
 
+    assert found.bound_by == ("memory" if gib_of_card == 2 else "positions")
     assert runs(found.max_length, 1)
     assert found.max_length <= asked.shape.max_positions  # a longer row has no place in the model, whatever the card holds
     if found.bound_by == "memory":
@@ -106,6 +107,14 @@ def test_the_limits_of_a_card_are_exact(gib_of_card: int) -> None:
     text = "\n".join(limit_lines(asked.recipe, (found,), Page(100)))
     assert f"{found.max_length:,}" in text
     assert f"{found.micro_batch:,}" in text
+
+
+def test_the_recipe_s_own_micro_batch_and_checkpointing_are_kept() -> None:
+    given = recipe(batch_size=16, micro_batch_size=4, gradient_checkpointing=False)
+    made = lean_layout(given)
+    assert (made.micro_batch_size, made.gradient_accumulation_steps, made.gradient_checkpointing) == (4, 4, False)
+    free = lean_layout(recipe(batch_size=16, micro_batch_size="auto", gradient_checkpointing="auto"))
+    assert (free.micro_batch_size, free.gradient_accumulation_steps, free.gradient_checkpointing) == (1, 16, True)
 
 
 def test_a_card_that_holds_nothing_says_none() -> None:
