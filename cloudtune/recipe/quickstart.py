@@ -11,7 +11,7 @@ from typing import Any, Final
 QUICKSTART_BASE: Final = "builtin:quickstart"
 
 # Small and shallow, because the time to pre-train it is the newcomer's waiting time: 0.66 M weights see 0.3 M tokens in
-# about 20 s of one core. Every matrix has a multiple of 64 weights per row, so that 4-bit blocks never cross rows.
+# half a minute to a minute of one core. Every matrix has a multiple of 64 weights per row, so that 4-bit blocks never cross rows.
 QUICKSTART_CONFIG: Final[dict[str, Any]] = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -31,7 +31,7 @@ QUICKSTART_CONFIG: Final[dict[str, Any]] = {
     "dtype": "float32",
 }
 
-# How it is pre-trained. Rates were chosen by held-out loss after an equal number of CPU seconds, see docs/trainer.md.
+# How it is pre-trained. Rates were chosen by held-out loss after an equal number of CPU seconds; what it takes is in docs/trainer.md.
 QUICKSTART_RECIPE: Final[dict[str, Any]] = {
     "seed": 20260101,
     "steps": 300,
@@ -39,6 +39,7 @@ QUICKSTART_RECIPE: Final[dict[str, Any]] = {
     "window": 256,
     "warmup": 15,
     "matrix_rate": 0.01,
+    "matrix_precision": "float32",  # of Muon's orthogonalisation; bfloat16 is emulated by many processors, at 3 times the step's time
     "other_rate": 0.006,
     "report_every": 10,
 }

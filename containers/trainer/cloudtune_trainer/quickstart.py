@@ -1,6 +1,6 @@
 """``builtin:quickstart``: a small Llama, pre-trained on the Python documentation that every interpreter carries.
 
-Built once per machine (about 25 s on one core), then kept in the cache under a key of everything that decides its
+Built once per machine (half a minute to a minute on one core), then kept in the cache under a key of everything that decides its
 bytes. Random weights would prove nothing: adapters on them hardly learn. Downloads nothing.
 """
 
@@ -132,11 +132,13 @@ def _pretrain(model: Any, stream: Any, recipe: Mapping[str, Any], report: Report
     """Next-token training on random windows. Muon for the matrices: it learns in 300 steps what AdamW alone does not in 600."""
     import torch
 
+    from cloudtune_trainer.muon import Muon
+
     steps, rows, width = recipe["steps"], recipe["rows_per_step"], recipe["window"]
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
-    optimizers = (
-        torch.optim.Muon(matrices, lr=recipe["matrix_rate"], momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+    optimizers: tuple[torch.optim.Optimizer, ...] = (
+        Muon(matrices, lr=recipe["matrix_rate"], momentum=0.95, precision=getattr(torch, recipe["matrix_precision"])),
         torch.optim.AdamW(others, lr=recipe["other_rate"], betas=(0.9, 0.95), weight_decay=0.0, foreach=False),
     )
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
