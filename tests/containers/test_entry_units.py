@@ -21,7 +21,7 @@ from cloudtune_entry.child import PASSED_ON, End, Signals
 from cloudtune_entry.ground import Ground, Trouble, bucket_path, find_ground
 from cloudtune_entry.lifeline import Lifeline
 from cloudtune_entry.mirror import make_mirror
-from cloudtune_entry.orders import Orders
+from cloudtune_entry.orders import Orders, read_orders
 from cloudtune_entry.rights import KEEP_VARIABLE
 from tests.containers.jobs import ROOT, STAND_IN, bare_job
 
@@ -315,3 +315,60 @@ def test_a_lifeline_that_stands_still_asks_once(tmp_path: Path):
     calm = Signals()
     Lifeline(None).tick(calm)
     assert not calm.asked
+
+
+def started(tmp_path: Path, name: str, **environ: str) -> subprocess.Popen[str]:
+    """The supervisor as a plain process with the stand-in for a trainer; a failure of an earlier start lies there."""
+    root = bare_job(tmp_path / "ml", name, secrets={"HF_TOKEN": "env"} if "HF_TOKEN" in environ else {})
+    (root / "output/failure").write_text("of yesterday\n")
+    program = tmp_path / "programs/cloudtune_trainer"
+    program.mkdir(parents=True)
+    (program / "__init__.py").touch()
+    (program / "__main__.py").write_bytes(STAND_IN)
+    path = f"{program.parent}:{ROOT / 'containers/trainer'}"
+    surroundings = {**os.environ, "PYTHONPATH": path, "CLOUDTUNE_ROOT": str(root), KEEP_VARIABLE: "1", **environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cloudtune_entry"], env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "failure"),
+    [
+        ("exit-0", 0, ""),
+        ("exit-3", 1, "the trainer ended with exit code 3"),
+        ("fails-with-words", 1, "the data is wrong\nline two"),
+        ("segfault", 139, "segmentation fault"),
+        ("shows-secret", 1, "refused: [HF_TOKEN]"),
+    ],
+)
+def test_each_end_has_its_code_and_its_words(tmp_path: Path, name: str, code: int, failure: str):
+    ran = started(tmp_path, name, **({"HF_TOKEN": "hf_abc123"} if name == "shows-secret" else {}))
+    log, _ = ran.communicate(timeout=60)
+    assert ran.returncode == code, log
+    written = tmp_path / "ml/output/failure"
+    assert (failure in written.read_text()) if failure else not written.exists()
+    status = (tmp_path / "ml/output/data/status.json").read_text()
+    assert failure.partition("\n")[0] in json.loads(status)["message"]
+    assert "hf_abc123" not in log + status + (written.read_text() if failure else "")
+    assert "yesterday" not in status
+
+
+@pytest.mark.parametrize(("environ", "code"), [({}, 75), ({"TRAINING_JOB_NAME": "a"}, 143)])
+def test_sigterm_is_passed_on_and_told_by_its_code(tmp_path: Path, environ: dict[str, str], code: int):
+    ran = started(tmp_path, "waits", **environ)
+    assert ran.stdout is not None
+    for line in ran.stdout:
+        if line == "ready\n":
+            ran.send_signal(signal.SIGTERM)
+    assert ran.wait(60) == code
+    assert (tmp_path / "ml/checkpoints/step-00000001/COMPLETE").exists()
+    assert not (tmp_path / "ml/output/failure").exists()
+
+
+def test_orders_of_another_release_are_refused(tmp_path: Path):
+    path = bare_job(tmp_path / "ml", "exit-0") / "input/data/job/job.json"
+    assert read_orders(path).name == "exit-0"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "contract": 9}))
+    with pytest.raises(Trouble, match="use the image of the same release"):
+        read_orders(path)

@@ -134,6 +134,27 @@ def test_streams_that_the_caller_has_closed(arguments: str, code: int, tmp_path:
     assert not list(tmp_path.glob("cloudtune-bug-*"))
 
 
+@pytest.mark.parametrize("arguments", [["schema"], ["ps", "--json"], ["validate", "missing.yaml", "--json"]])
+def test_a_reader_that_went_away_is_no_bug(arguments: list[str], tmp_path: Path) -> None:
+    """``cloudtune ps | head -1``: quiet, and no trace is written."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    environ = {**surroundings(), "TMPDIR": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "cloudtune", *arguments],
+        cwd=tmp_path,
+        env=environ,
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writes)
+    assert ran.returncode in (130, 2)
+    assert ran.stderr == ""
+    assert not list(tmp_path.glob("cloudtune-bug-*"))
+
+
 def test_standard_output_that_is_full(tmp_path: Path) -> None:
     if not os.access("/dev/full", os.W_OK):
         pytest.skip("this system has no /dev/full")

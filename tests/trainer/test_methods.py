@@ -123,8 +123,11 @@ def losses_without_learning(made: Root) -> list[float]:
 def test_noise_is_another_one_in_every_step(root: Any) -> None:
     settings = {"max_steps": 2, "learning_rate": 1e-12}
     alike = {"rows": ROWS["instruction"][:1] * 8}
-    first, last = losses_without_learning(root(job_file(training=settings, data={"eval": None}), **alike))
+    calm = root(job_file(training=settings, data={"eval": None}), **alike)
+    first, last = losses_without_learning(calm)
     assert first == pytest.approx(last, abs=1e-5)
+    norms = [row.grad_norm for row in calm.metrics if row.grad_norm is not None]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)  # no step adds the gradient of the one before to its own
     noisy = root(job_file(training={**settings, "neftune_noise_alpha": 5.0}, data={"eval": None}), **alike)
     first, last = losses_without_learning(noisy)
     assert first != pytest.approx(last, abs=1e-4)
@@ -139,3 +142,49 @@ def test_other_tokens_are_hidden_in_every_step(root: Any, encoder: Path, tmp_pat
     job = job_file("text", task="masked_lm", training={"max_steps": 2, "learning_rate": 1e-12}, data={"eval": None})
     first, last = losses_without_learning(root(job, rows=ROWS["text"][1:2] * 8, base=sober))
     assert first != pytest.approx(last, abs=1e-4)
+
+
+def test_the_schedule_s_rate_is_the_one_that_learns(root: Any) -> None:
+    once = root(job_file(training={"max_steps": 1, "lr_scheduler": "linear"}))
+    once.train()
+    assert [row.learning_rate for row in once.metrics if row.learning_rate is not None] == [5e-3]
+    assert once.manifest.eval_loss_after < once.manifest.eval_loss_before - 1e-4
+    ways = [{}, {"lr_scheduler": "linear"}, {"weight_decay": 0.5}, {"optimizer": "sgd"}, {"optimizer": "sgd", "max_grad_norm": 1e-3}]
+    made = [root(job_file(training={"max_steps": 3, "lr_scheduler": "constant", **way}, data={"eval": None})) for way in ways]
+    for one in made:
+        one.train()
+    assert len({one.weights for one in made}) == len(ways)
+
+
+def test_only_matrices_decay() -> None:
+    from torch import nn
+
+    from cloudtune.recipe.spec import TrainingSpec
+    from cloudtune_trainer.optimizers import make_optimizer
+
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+    groups = make_optimizer(model, TrainingSpec(learning_rate=1e-3, weight_decay=0.1)).param_groups
+    assert [(group["weight_decay"], sorted({weight.ndim for weight in group["params"]})) for group in groups] == [(0.1, [2]), (0.0, [1])]
+
+
+def test_the_adapter_is_the_one_of_the_recipe(root: Any) -> None:
+    method = {**LORA, "r": 4, "alpha": 24, "dropout": 0.25, "use_dora": True, "use_rslora": True}
+    made = root(job_file(method=method, training={"max_steps": 1}, data={"eval": None}))
+    made.train()
+    config = json.loads((made.paths.model / "adapter" / "adapter_config.json").read_text())
+    said = [config[name] for name in ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")]
+    assert said == [4, 24, 0.25, True, True]
+
+
+def test_answers_end_where_the_recipe_says_they_end(root: Any) -> None:
+    """Whoever loads the folder generates until one of these; without the end of a turn it would never stop."""
+    from transformers import AutoTokenizer
+
+    data = {"special_tokens": {"end_of_turn": "<|eot_id|>"}, "eval": None}
+    made = root(job_file("chat", data=data, training={"max_steps": 1}, output={"merge": True}))
+    made.train()
+    tokenizer = AutoTokenizer.from_pretrained(made.paths.model / "adapter")
+    ends = sorted(tokenizer.convert_tokens_to_ids(["</s>", "<|eot_id|>"]))
+    for folder in ("adapter", "merged"):
+        assert json.loads((made.paths.model / folder / "generation_config.json").read_text())["eos_token_id"] == ends
+    assert json.loads((made.paths.model / "merged" / "config.json").read_text()).get("use_cache", True) is True

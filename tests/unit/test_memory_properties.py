@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloudtune.memory.bounds import floor_bytes
 from cloudtune.memory.device import Device
 from cloudtune.memory.estimate import Estimate
-from cloudtune.memory.reckon import estimate_memory, job_of
+from cloudtune.memory.reckon import estimate_memory, job_of, reckon
 from cloudtune.units import GIB, MIB
 from tests.unit.memory_builders import L4, layout, recipe, shape
 
@@ -109,3 +109,11 @@ def test_eight_shards_rest_in_an_eighth(method: dict[str, Any]) -> None:
         floor_bytes(job_of(recipe(method), shape(), way, L4)) for way in (layout(), layout(gpus=8, sharding="fsdp", accumulation=1))
     )
     assert dealt == pytest.approx(whole / 8, rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_8bit", "sgd"])
+def test_the_floor_of_large_adapters_is_most_of_the_peak_and_never_above_it(optimizer: str) -> None:
+    """Of 16 tokens next to nothing is kept: what is left are weights, adapters and states, each counted once."""
+    job = job_of(recipe({"type": "lora", "r": 256}, length=16, optimizer=optimizer), shape(), layout(micro=1), L4)
+    live = reckon(job).result.peak_allocated
+    assert 0.55 * live < floor_bytes(job) <= live

@@ -16,7 +16,7 @@ from cloudtune.job import JobRef, JobState, JobView, LaunchId, Progress
 from cloudtune.manifest import Artifact, Manifest, PeakMemory
 from cloudtune.show.jobs import ago, job_lines, job_table
 from cloudtune.show.json import to_plain, to_text
-from cloudtune.show.live import LivePicture, PlainLines, follower, picture_lines
+from cloudtune.show.live import LivePicture, PlainLines, follower, picture_lines, plain_line
 from cloudtune.show.report import summary_lines
 from cloudtune.show.text import Page, cells
 
@@ -132,6 +132,13 @@ def test_a_terminal_gets_a_picture() -> None:
 def test_the_picture_holds_without_numbers() -> None:
     assert picture_lines(replace(VIEW, progress=None, message="downloading"), Page(80), NOW)[1] == "  downloading"
     assert len(picture_lines(replace(VIEW, progress=Progress("load")), Page(80), NOW)) == 2
+
+
+def test_steps_and_losses_of_the_phase_before_are_not_those_of_a_load() -> None:
+    """After a restart the newest numbers are those of the run that was interrupted; nothing is trained yet."""
+    again = replace(VIEW, progress=replace(PROGRESS, phase="load"))
+    assert plain_line(again).endswith(": load")
+    assert not [line for line in picture_lines(again, Page(80), NOW) if "step" in line or "loss" in line]
 
 
 def test_the_summary_has_losses_result_memory_and_the_next_step() -> None:
