@@ -372,3 +372,8 @@ def test_orders_of_another_release_are_refused(tmp_path: Path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "contract": 9}))
     with pytest.raises(Trouble, match="use the image of the same release"):
         read_orders(path)
+
+
+def test_starts_of_a_job_are_counted(tmp_path: Path):
+    ground = Ground("local", bare_job(tmp_path / "ml", "exit-0"))
+    assert [outcome.count_attempt(ground) for _ in range(3)] == [1, 2, 3]

@@ -180,11 +180,11 @@ def test_answers_end_where_the_recipe_says_they_end(root: Any) -> None:
     """Whoever loads the folder generates until one of these; without the end of a turn it would never stop."""
     from transformers import AutoTokenizer
 
-    data = {"special_tokens": {"end_of_turn": "<|eot_id|>"}, "eval": None}
+    data = {"special_tokens": {"eos": "<|im_end|>", "end_of_turn": "<|eot_id|>"}, "eval": None}
     made = root(job_file("chat", data=data, training={"max_steps": 1}, output={"merge": True}))
     made.train()
     tokenizer = AutoTokenizer.from_pretrained(made.paths.model / "adapter")
-    ends = sorted(tokenizer.convert_tokens_to_ids(["</s>", "<|eot_id|>"]))
+    ends = sorted(tokenizer.convert_tokens_to_ids(["</s>", "<|im_end|>", "<|eot_id|>"]))
     for folder in ("adapter", "merged"):
         assert json.loads((made.paths.model / folder / "generation_config.json").read_text())["eos_token_id"] == ends
     assert json.loads((made.paths.model / "merged" / "config.json").read_text()).get("use_cache", True) is True
