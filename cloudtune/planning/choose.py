@@ -72,9 +72,12 @@ class Weighing:
         return self.reckoner.estimate(device_of(option.offer), option.layout)
 
 
+Beyond = tuple[Way, str]
+
+
 @dataclass(slots=True)
 class _Contest:
-    """One offer on its way through the queue: the ways still to be looked at."""
+    """One offer on its way through the queue: the ways still to be looked at, and those ``beyond`` a limit, each with its reason."""
 
     offer: Offer
     device: Device
@@ -82,6 +85,7 @@ class _Contest:
     ways: list[Way] = field(default_factory=list)
     unsure: list[Way] = field(default_factory=list)
     tried: list[Layout] = field(default_factory=list)
+    beyond: list[Beyond] = field(default_factory=list)
 
 
 def _fullness(layout: Layout) -> tuple[bool, bool, bool, int]:
@@ -134,17 +138,18 @@ class _Walk:
             self.rejected[index] = allowed
             return
         more = list(MORE_NODES) if named == "auto" and offer.gpu_count >= WHOLE_MACHINE_GPUS else []
-        self._push(index, _Contest(offer, device_of(offer), more, allowed))
+        within, beyond = allowed
+        self._push(index, _Contest(offer, device_of(offer), more, within, beyond=beyond))
 
-    def _allowed(self, offer: Offer, nodes: int) -> list[Way] | Rejected:
-        """The ways within budget, hours and patience, or the reason why none is."""
+    def _allowed(self, offer: Offer, nodes: int) -> tuple[list[Way], list[Beyond]] | Rejected:
+        """The ways within budget, hours and patience, and the others; or the reason why none is within."""
         ways = self.timing.ways(offer, nodes)
         if isinstance(ways, str):
             return rejected(offer, ways)
         allowed = [(way, beyond_limits(self.timing, offer, way, named_provider=self.manner.named_provider)) for way in ways]
         within = [way for way, reason in allowed if reason is None]
-        best, reason = allowed[0]
-        return within or rejected(offer, str(reason)).model_copy(update={"usd": best.usd, "hours": best.hours})
+        beyond = [(way, reason) for way, reason in allowed if reason is not None]
+        return (within, beyond) if within else _beyond_limit(offer, *beyond[0])
 
     def _push(self, index: int, contest: _Contest) -> None:
         heapq.heappush(self.queue, (self.timing.rank(contest.ways[0]), index, len(contest.ways), contest))
@@ -177,13 +182,15 @@ class _Walk:
         """The offer's next way, more machines together, or its rejection."""
         while not contest.ways and contest.more_nodes and not contest.unsure:
             allowed = self._allowed(contest.offer, contest.more_nodes.pop(0))
-            contest.ways = [] if isinstance(allowed, Rejected) else allowed
+            if not isinstance(allowed, Rejected):
+                contest.ways = allowed[0]
+                contest.beyond += allowed[1]
         if contest.ways:
             self._push(index, contest)
         elif (certain := self._leanest_unsure(contest)) is not None:
             self._accept(contest, certain)
         else:
-            self.rejected[index] = self._too_big(contest)
+            self.rejected[index] = self._limited(contest) or self._too_big(contest)
 
     def _leanest_unsure(self, contest: _Contest) -> Way | None:
         """Of the ways left undecided the one that needs least, if it fits: one replay decides the offer."""
@@ -195,6 +202,13 @@ class _Walk:
     def _verdict(self, contest: _Contest, way: Way, *, may_replay: bool) -> Verdict:
         confirm = self.spent_before_choice is None
         return self.reckoner.verdict(contest.device, way.layout, may_replay=may_replay, confirm=confirm)
+
+    def _limited(self, contest: _Contest) -> Rejected | None:
+        """Another way would fit the memory, and a limit forbids it: then the limit is the reason. No replay is spent on that."""
+        for way, reason in contest.beyond:
+            if self.reckoner.verdict(contest.device, way.layout, may_replay=False, confirm=False) == "fits":
+                return _beyond_limit(contest.offer, way, reason)
+        return None
 
     def _too_big(self, contest: _Contest) -> Rejected:
         """Memory is the reason: say how much the leanest way needs, exactly where it was replayed."""
@@ -254,6 +268,10 @@ def rejected(offer: Offer, reason: str, needs: int | None = None, has: int | Non
         needs_bytes=needs,
         has_bytes=has,
     )
+
+
+def _beyond_limit(offer: Offer, way: Way, reason: str) -> Rejected:
+    return rejected(offer, reason).model_copy(update={"usd": way.usd, "hours": way.hours})
 
 
 def summary_of(turned_down: Sequence[Rejected], most: int = 6) -> str:

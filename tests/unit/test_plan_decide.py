@@ -103,6 +103,23 @@ def test_advice_is_a_recipe_that_is_accepted(init: str):
         assert load_text(text, overrides=change.split(" and ")).recipe.method.type == "qlora"
 
 
+def test_a_card_that_is_only_too_dear_is_not_called_too_small():
+    """The quickest layouts are within the budget and too large; a slower one fits, for more money. Money is the reason."""
+    wanted = {"method": {"type": "qlora"}, "data": {"max_length": 600}}
+    free = decide(question(recipe(**wanted), offer()))
+    for part in (0.75, 0.9):
+        with pytest.raises(NoOfferFits) as caught:
+            decide(question(recipe(**wanted, budget={"max_usd": round(free.usd * part, 2)}), offer()))
+        assert "would cost about $1.25, the budget is" in caught.value.what
+        assert "GiB" not in caught.value.what
+        # Limits are lifted where nothing else helps.
+        assert caught.value.advice[-1].change == "no budget.max_usd"
+        assert caught.value.advice[-1].usd == free.usd
+    with pytest.raises(NoOfferFits) as late:
+        decide(question(recipe(**wanted, compute={"max_hours": free.hours * 0.5}), offer()))
+    assert "no compute.max_hours" in [item.change for item in late.value.advice]
+
+
 def test_a_plan_says_what_would_halve_its_price():
     plan = decide(question(recipe(method={"type": "full"}, training={"batch_size": 16}), *CLOUDS))
     assert plan.usd > 1
