@@ -200,6 +200,18 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(base: Pa
         assert name not in kept or torch.equal(weight, kept[name])
 
 
+def test_a_gradient_that_is_not_finite_stops_although_the_loss_is(base: Path) -> None:
+    """Clipping would make every weight of the model a NaN of it."""
+    job = job_file()
+    model = adapted(base, job)
+    next(weight for name, weight in model.named_parameters() if "lora_B" in name).register_hook(lambda grad: grad * float("inf"))
+    kept = {name: weight.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    groups = [(row,) for row in rows(2)]
+    with pytest.raises(JobFailed, match="the gradient is not a finite number"):
+        learn(make_learner(job, make_loss(job, model), ALONE), [causal_batch(groups, 0, CPU)], groups, 1e-3, 1.0)
+    assert all(torch.equal(weight, kept[name]) for name, weight in model.named_parameters() if name in kept)
+
+
 def test_a_gradient_of_zero_is_not_taken_for_learning(base: Path) -> None:
     job = job_file()
     model = adapted(base, job)
