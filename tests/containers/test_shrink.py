@@ -29,6 +29,13 @@ def test_widths_layers_and_experts_become_small():
         assert int(small.get("num_key_value_heads") or 1) <= 4
 
 
+@pytest.mark.parametrize(("shared", "few"), [(32, 4), (8, 1), (16, 2), (1, 1)])
+def test_heads_are_grouped_as_the_model_groups_them(shared: int, few: int):
+    """Another kind of attention would be another path of code than the one that is rehearsed."""
+    small = shrunk_config({"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": shared})
+    assert (small["num_attention_heads"], small["num_key_value_heads"]) == (4, few)
+
+
 def test_text_part_of_a_multimodal_config_is_taken():
     small = shrunk_config({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "hidden_size": 2560}, "vision_config": {}})
     assert small == {"model_type": "gemma3_text", "hidden_size": 64}

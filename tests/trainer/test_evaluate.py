@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from trainer_jobs import FULL, INT8, LORA, NF4, job_file
+
+from cloudtune.errors import JobFailed
 
 pytestmark = pytest.mark.stack
 
@@ -37,6 +40,15 @@ def test_evaluate_reproduces_the_manifest(root: Any, method: dict[str, Any]) -> 
     if method is not FULL:
         assert result.base_loss == pytest.approx(made.manifest.eval_loss_before, abs=1e-4)
         assert result.base_loss - result.eval_loss > 0.1
+
+
+def test_nothing_is_left_to_chance_in_an_evaluation(root: Any) -> None:
+    """Dropout and noise belong to training; the loss of the manifest is the one that whoever loads the result sees."""
+    from cloudtune_trainer.evaluate import evaluate
+
+    made = root(job_file(method={**LORA, "dropout": 0.5}, training={"neftune_noise_alpha": 20.0}))
+    made.train()
+    assert evaluate(made.paths.model).difference < 1e-6
 
 
 def test_evaluate_reproduces_an_encoder_s_loss(root: Any, encoder: Any) -> None:
@@ -91,3 +103,19 @@ def test_the_merged_model_is_the_adapter_s(root: Any, method: dict[str, Any]) ->
     loss = loss_of(plain, merged, read_eval_set(made.paths.model / "eval_set.jsonl"), cpu)
     assert loss == pytest.approx(made.manifest.eval_loss_after, abs=2e-3)
     assert any("logits differ" in row.message for row in made.metrics)
+
+
+def test_a_merged_model_that_is_another_one_is_refused(base: Path) -> None:
+    from cloudtune_trainer.batches import causal_batch
+    from cloudtune_trainer.merge import merge_error, probe
+    from cloudtune_trainer.model import Base, load_base
+    from cloudtune_trainer.tokens import Sequence
+
+    job, cpu = job_file(), torch.device("cpu")
+    ids = np.arange(10, 30, dtype=np.int32)
+    batch = causal_batch([(Sequence(ids, ids, 0),)], 0, cpu)
+    reference = probe(job, load_base(job, Base(str(base), None), cpu), batch)
+    assert merge_error(job, base, batch, reference) < 1e-6
+    reference[0, 3, 7] += 0.05 * reference.std()
+    with pytest.raises(JobFailed, match="differs from the adapter"):
+        merge_error(job, base, batch, reference)

@@ -154,6 +154,9 @@ def test_evaluation_does_not_depend_on_the_batch_size(base: Path) -> None:
     model = TokenLoss(load_base(job_file(), Base(str(base), None), CPU), causal=True, chunked=False)
     losses = [mean_loss(model, eval_batches(tuple(rows(20)), size), 0, ALONE, torch.no_grad(), StopSign()) for size in (1, 7, 20)]
     assert max(losses) - min(losses) < 1e-6
+    for training in (True, False):  # an evaluation between two steps turns no dropout off for those that follow
+        mean_loss(model.train(training), eval_batches(tuple(rows(2)), 2), 0, ALONE, torch.no_grad(), StopSign())
+        assert {module.training for module in model.modules()} == {training}
 
 
 @pytest.mark.parametrize("method", [NF4, {**NF4, "quantization": "fp4", "double_quant": False}], ids=["nf4", "fp4"])

@@ -149,6 +149,7 @@ def test_the_schedule_s_rate_is_the_one_that_learns(root: Any) -> None:
     once.train()
     assert [row.learning_rate for row in once.metrics if row.learning_rate is not None] == [5e-3]
     assert once.manifest.eval_loss_after < once.manifest.eval_loss_before - 1e-4
+    assert once.manifest.train_loss == pytest.approx(next(row.loss for row in once.metrics if row.loss is not None), abs=1e-5)
     ways = [{}, {"lr_scheduler": "linear"}, {"weight_decay": 0.5}, {"optimizer": "sgd"}, {"optimizer": "sgd", "max_grad_norm": 1e-3}]
     made = [root(job_file(training={"max_steps": 3, "lr_scheduler": "constant", **way}, data={"eval": None})) for way in ways]
     for one in made:

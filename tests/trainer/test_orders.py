@@ -13,6 +13,7 @@ import pytest
 from trainer_jobs import job_file
 
 from cloudtune.manifest import Manifest, PeakMemory
+from cloudtune_trainer.failure import sentence
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,3 +83,16 @@ def test_an_old_failure_file_does_not_outlive_a_new_start(tmp_path: Path) -> Non
     (tmp_path / "output" / "failure").write_text("old")
     assert run(tmp_path).returncode == 0
     assert not (tmp_path / "output" / "failure").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate"), "the GPU's memory is full: lower"),
+        (MemoryError(), "the machine's memory is full: lower"),
+        (OSError(28, "No space left on device", "/opt/ml/model/x"), "No space left on device: /opt/ml/model/x"),
+        (KeyError("lost"), "KeyError: 'lost'"),
+    ],
+)
+def test_what_went_wrong_is_one_sentence(error: Exception, said: str) -> None:
+    assert sentence(error).startswith(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from trainer_jobs import FULL, LORA, NF4, ROWS, StopAfter, job_file
 from cloudtune.errors import JobFailed
 from cloudtune_trainer import checkpoints
 from cloudtune_trainer.checkpoints import MARKER, is_complete, newest, read_progress
+from cloudtune_trainer.orders import digest
+from cloudtune_trainer.report import Report
 
 pytestmark = pytest.mark.stack
 
@@ -113,6 +116,34 @@ def test_checkpoints_of_another_job_are_refused(root: Any) -> None:
     assert is_complete(home)
 
 
+def test_other_data_is_another_job() -> None:
+    """Its checkpoints would go on with rows that the plan does not know."""
+    job = job_file()
+    (channel,) = job.train
+    one, two = (job.model_copy(update={"train": (channel.model_copy(update={"sha256": letter * 64}),)}) for letter in "ab")
+    assert digest(one) == digest(one.model_copy(update={"max_seconds": 60}))
+    assert digest(one) != digest(two)
+
+
+def test_a_second_try_that_fails_leaves_no_manifest_of_the_first(root: Any) -> None:
+    made = root(job_file())
+    made.paths.failure.parent.mkdir(exist_ok=True)
+    made.paths.failure.write_text("of yesterday\n")
+    assert made.train(StopAfter(9)) == "interrupted"
+    assert not made.paths.failure.exists()
+    (made.paths.inputs / made.job.train[0].path).unlink()
+    with pytest.raises(JobFailed):
+        made.train()
+    assert not made.paths.manifest.exists()
+
+
+def test_a_line_that_a_killed_run_left_unfinished_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"at": 1.0, "phase": "load", "elapsed_seconds": 0.0}\n{"at": 2.0, "pha')
+    Report(path).row("train", step=1, total_steps=2, loss=1.0)
+    assert [json.loads(line)["phase"] for line in path.read_text().splitlines()] == ["load", "train"]
+
+
 def test_a_time_limit_saves_and_stops_and_is_not_taken_up_again(root: Any) -> None:
     made = root(job_file(training={"max_steps": 100_000}, max_seconds=2))
     assert made.train() == "stopped"
@@ -126,12 +157,18 @@ def test_a_time_limit_saves_and_stops_and_is_not_taken_up_again(root: Any) -> No
 
 
 def test_early_stopping_leaves_the_best_weights(root: Any) -> None:
-    settings = {"max_steps": 60, "eval_steps": 2, "learning_rate": 0.5, "early_stopping_patience": 2}
+    settings = {"max_steps": 60, "eval_steps": 2, "learning_rate": 0.03, "lr_scheduler": "constant", "early_stopping_patience": 2}
     made = root(job_file(training=settings), rows=ROWS["instruction"] * 2)
     assert made.train() == "complete"  # an end that the recipe asked for, and no limit that was run into
     losses = [row.eval_loss for row in made.metrics if row.eval_loss is not None]
     assert made.manifest.steps < 60
     assert made.manifest.eval_loss_after == pytest.approx(min(losses), abs=1e-5)
+    best, without_gain = losses[0], 0
+    for number, loss in enumerate(losses[1:], start=1):
+        assert without_gain < 2, number  # a gain begins the count anew, so the run goes on over single setbacks
+        best, without_gain = (loss, 0) if loss < best else (best, without_gain + 1)
+    assert (best, without_gain) == (min(losses), 2)
+    assert best < losses[0]
     from cloudtune_trainer.evaluate import evaluate
 
     assert evaluate(made.paths.model).difference < 1e-6

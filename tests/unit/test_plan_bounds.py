@@ -7,12 +7,13 @@ import pytest
 from cloudtune.memory.device import Device
 from cloudtune.memory.reckon import at_least_bytes, estimate_memory, job_of, live_peak
 from cloudtune.models.registry import find_shape
-from cloudtune.planning.reckoner import LOOKED, UNCALIBRATED, most_after_look
+from cloudtune.planning.reckoner import LOOKED, UNCALIBRATED, fits, most_after_look
 from cloudtune.planning.resolve import before_layout
 from cloudtune.planning.rough import rough_bytes
 from cloudtune.recipe.layout import Layout
 from cloudtune.recipe.spec import Recipe
 from cloudtune.units import GIB
+from tests.builders import estimate
 
 CARD = Device.cuda("L4", total_bytes=22 * GIB, compute_capability=(8, 9))
 MODELS = ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "Qwen/Qwen3-4B", "meta-llama/Llama-3.1-8B", "google/gemma-2-2b")
@@ -63,3 +64,12 @@ def test_a_look_is_never_above_the_replay_nor_far_below_it(case):
     seen = at_least_bytes(*asked)
     assert seen <= estimate_memory(*asked).high_bytes <= most_after_look(asked[0], seen) <= LOOKED * seen
     assert live_peak(job_of(*asked)) == estimate_memory(*asked).allocated_bytes
+
+
+def test_what_fits_fits_with_its_margin():
+    """The peak alone is below the card; with what it may be off by it is not."""
+    reckoned = estimate()
+    between = (reckoned.peak_bytes + reckoned.high_bytes) // 2
+    assert reckoned.peak_bytes < between < reckoned.high_bytes
+    assert not fits(reckoned, Device.cuda("L4", total_bytes=between))
+    assert fits(reckoned, Device.cuda("L4", total_bytes=reckoned.high_bytes))
