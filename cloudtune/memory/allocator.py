@@ -84,7 +84,7 @@ class Pool:
         self.blocks.insert(index, block)
 
 
-GONE = Block()
+GONE = Block()  # in the place of every block that was given back
 
 
 class OutOfMemory(Exception):
@@ -149,7 +149,7 @@ class Allocator:
             if self.expandable:
                 return self._from_end(pool, size)
             self._grow(pool, size)
-            keys = pool.keys
+            keys = pool.keys  # another list, if caches had to be given back
             index = bisect_left(keys, size << SHIFT)
         block = pool.blocks[index]
         rest = block.size - size

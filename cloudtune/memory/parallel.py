@@ -27,8 +27,8 @@ from cloudtune.units import MIB
 NCCL_BYTES = 512 * MIB
 # Streams of FSDP 1 with memory of their own, beside the one that computes (torch 2.2 _runtime_utils.py): _unshard makes whole layers
 # in the unshard stream, _post_backward_hook the gradients' shards in the post-backward stream. FSDP2 has such streams too
-# (_fsdp_collectives.py: all_gather_copy_in_stream, reduce_scatter_stream); what they cache beyond need is not counted, because torch
-# gives it back before memory runs out: docs/memory.md.
+# (_fsdp_collectives.py: all_gather_copy_in_stream, reduce_scatter_stream). What they cache is not counted: torch gives most of it back
+# before memory runs out, and the error bar of several GPUs holds the rest (tests/unit/test_memory_estimate.py, docs/memory.md).
 GATHERING, REDUCING = 1, 2
 
 
