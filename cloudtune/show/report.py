@@ -55,9 +55,11 @@ def result_folder(manifest: Manifest) -> str:
 
 
 def training_words(manifest: Manifest) -> str:
-    """Steps, rows, tokens and speed."""
+    """Steps, rows, tokens and speed; that early stopping ended a run, as nothing else completes before its last step."""
     speed = f", {manifest.tokens / manifest.train_seconds:,.0f} tokens/s" if manifest.train_seconds else ""
-    return f"{manifest.steps:,} steps over {manifest.train_rows:,} rows, {count(manifest.tokens)} tokens{speed}"
+    early = manifest.outcome == "complete" and manifest.steps < manifest.total_steps
+    steps = f"{manifest.steps:,} of {manifest.total_steps:,} steps (stopped early, without gain)" if early else f"{manifest.steps:,} steps"
+    return f"{steps} over {manifest.train_rows:,} rows, {count(manifest.tokens)} tokens{speed}"
 
 
 def memory_words(manifest: Manifest) -> str:

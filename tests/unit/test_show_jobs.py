@@ -150,6 +150,15 @@ def test_the_summary_has_losses_result_memory_and_the_next_step() -> None:
     assert "1,600 tokens/s" in text
 
 
+def test_a_summary_says_that_a_run_ended_early() -> None:
+    """Early stopping alone completes a run before its last step; nobody should have to read the log to learn why it was short."""
+    early = MANIFEST.model_copy(update={"steps": 5})
+    assert "5 of 120 steps (stopped early, without gain) over 400 rows" in "\n".join(summary_lines(early, "runs/x", Page()))
+    limited = early.model_copy(update={"outcome": "stopped"})
+    for whole in (MANIFEST, limited):
+        assert "early" not in "\n".join(summary_lines(whole, "runs/x", Page()))
+
+
 def test_a_summary_without_evaluation_and_of_an_interrupted_run() -> None:
     bare = MANIFEST.model_copy(update={"eval_loss_before": None, "eval_loss_after": None, "outcome": "interrupted", "train_seconds": None})
     text = "\n".join(summary_lines(bare, "runs/x", Page(), goes_on=True))

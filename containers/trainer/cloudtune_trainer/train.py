@@ -294,7 +294,8 @@ def _out_of_patience(run: Run, material: Material, progress: Progress) -> bool:
     patience = run.job.recipe.training.early_stopping_patience
     if patience is None or progress.evaluations_without_gain < patience:
         return False
-    said = f"no gain in {progress.evaluations_without_gain} evaluations: ending early"
+    waited = progress.evaluations_without_gain
+    said = f"no gain in {waited} evaluation{'' if waited == 1 else 's'}: ending early"
     run.report.row("eval", step=progress.step, total_steps=material.total_steps, message=said)
     return True
 
