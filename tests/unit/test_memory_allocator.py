@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtune.memory.allocator import Allocator, replay
+from cloudtune.memory.allocator import SHIFT, Allocator, replay
 from cloudtune.memory.tape import Tape
 from cloudtune.units import MIB
 
@@ -83,7 +83,9 @@ def test_what_one_stream_has_freed_is_of_no_use_to_another(expandable: bool) -> 
     assert replay(tape, expandable=expandable).peak_reserved == 20 * MIB
     tape.streams = {"all-gather buffer": 1}
     assert replay(tape, expandable=expandable).peak_reserved == 40 * MIB
-    # where memory is short, torch returns what any stream has cached
+    # where memory is short, torch returns what any stream has cached, whichever asks
+    assert replay(tape, expandable=expandable, capacity=20 * MIB).failed_at == -1
+    tape.names.reverse()
     assert replay(tape, expandable=expandable, capacity=20 * MIB).failed_at == -1
 
 
@@ -112,6 +114,8 @@ def test_blocks_never_overlap_and_sums_are_right(steps: list[tuple[bool, int]], 
         assert allocator.allocated == sum(block.size for block in blocks) <= allocator.reserved
         spans = sorted((block.address, block.address + block.size) for block in blocks)
         assert all(first[1] <= second[0] for first, second in pairwise(spans))
+        for pool in chain.from_iterable(allocator.pools):
+            assert pool.keys == sorted(pool.keys) == [block.size << SHIFT | block.address for block in pool.blocks]
     assert allocator.play([~ident for ident in live]) == -1
     allocator.empty_cache()
     assert allocator.allocated == 0

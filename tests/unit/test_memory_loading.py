@@ -153,3 +153,18 @@ def test_a_product_makes_the_weights_gradient_before_its_inputs() -> None:
 
     assert order("llama")[1:] == ["gradient of model.layers.0.self_attn.q_proj.weight", "input gradient"]
     assert order("qwen2")[:2] == ["input gradient", "gradient of model.layers.0.self_attn.q_proj.weight"]
+
+
+@pytest.mark.parametrize("method", [NF4, QloraMethod(type="qlora", quantization="int8")], ids=["nf4", "int8"])
+def test_of_several_devices_each_holds_its_share_of_the_packed_weights_and_all_of_their_scales(method: QloraMethod) -> None:
+    whole, shared = Tape(), Tape()
+    loading.load(whole, shape(), method, Behaviour())
+    kept = loading.load(shared, shape(), method, Behaviour(), 4)
+    assert kept
+    sizes = [dict(zip(tape.names, (event for event in tape.events if event > 0), strict=True)) for tape in (whole, shared)]
+    packed = [name for name in sizes[0] if name.startswith(("packed weight of", "int8 weight of"))]
+    scales = [name for name in sizes[0] if name.startswith(("scales of", "row scales of"))]
+    assert packed
+    assert scales
+    assert all(sizes[1][name] == -(-sizes[0][name] // 4) for name in packed)
+    assert all(sizes[1][name] == sizes[0][name] for name in scales)

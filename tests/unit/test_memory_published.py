@@ -58,6 +58,14 @@ def test_reserved_of_16_bit_runs_on_a_t4_is_right_to_a_few_mebibytes(answer: dic
     assert all(abs(row["predicted_bytes"] - row["measured_bytes"]) <= 8.1 * 2**20 for row in found)
 
 
+def test_reserved_of_runs_on_two_gpus_is_within_two_percent_and_five(answer: dict) -> None:
+    """The eleven runs of FSDP 1 and DDP; of the 70B one with offload the docs say that it is not explained."""
+    found = sorted(errors(answer, "max_reserved", ids(("source", "AnswerDotAI/fsdp_qlora"))))
+    assert len(found) == 11
+    assert median(found) <= 0.02
+    assert found[-2] <= 0.05
+
+
 def test_what_the_device_shows_is_within_two_percent(answer: dict) -> None:
     assert max(errors(answer, "nvidia-smi")) <= 0.02
 
