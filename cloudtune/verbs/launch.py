@@ -22,7 +22,7 @@ from cloudtune.planning.promises import refuse_out_of_reach
 from cloudtune.providers.base import Request
 from cloudtune.units import usd
 from cloudtune.verbs.plans import load_plan
-from cloudtune.verbs.reconcile import launching_lock
+from cloudtune.verbs.reconcile import PATIENCE_SECONDS, launching_lock
 from cloudtune.verbs.render import render
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _begun(plan: Plan, session: Session) -> LaunchId | None:
         begun = load_plan(view.id, session)
         if begun is None or begun.recipe_digest != plan.recipe_digest:
             continue
-        with held(launching_lock(session, view.id), session.clock) as lock:
+        with held(launching_lock(session, view.id), session.clock, PATIENCE_SECONDS) as lock:
             if lock is None:
                 continue
         if _bought(begun) != _bought(plan):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 120.0
 """How long a place without a fence gets to show a job that was submitted by a launcher that died."""
+PATIENCE_SECONDS = 0.5
+"""A launcher that is killed while it starts a process lives on in that process, with its lock, until this has become another program."""
 GIVEN_UP = "the launcher died before the job started; nothing runs; launch again"
 
 
@@ -56,11 +58,13 @@ def reconcile(session: Session, *, adopt: bool = False) -> Reconciled:
     """
     settled: dict[str, list[LaunchId]] = {"confirmed": [], "abandoned": [], "waiting": []}
     problems: list[CloudtuneError] = []
+    deadline: float | None = None  # for all of them: many launchers at work must not add up to a long wait
     for view in session.ledger.views(is_open=True):
         if view.ref is not None:
             continue
+        deadline = deadline or session.clock.monotonic() + PATIENCE_SECONDS
         try:
-            settled[_settle(view, session)].append(view.id)
+            settled[_settle(view, session, deadline - session.clock.monotonic())].append(view.id)
         except CloudtuneError as error:
             settled["waiting"].append(view.id)
             problems.append(error)
@@ -69,8 +73,8 @@ def reconcile(session: Session, *, adopt: bool = False) -> Reconciled:
     return Reconciled(tuple(settled["confirmed"]), tuple(settled["abandoned"]), tuple(settled["waiting"]), tuple(adopted), tuple(problems))
 
 
-def _settle(view: JobView, session: Session) -> str:
-    with held(launching_lock(session, view.id), session.clock) as lock:
+def _settle(view: JobView, session: Session, patience: float) -> str:
+    with held(launching_lock(session, view.id), session.clock, patience) as lock:
         if lock is None:
             return "waiting"  # its launcher is alive, or another process is settling it
         fresh = session.ledger.view(view.id)

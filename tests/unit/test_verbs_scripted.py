@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
-from cloudtune.clock import VirtualClock
+from cloudtune.clock import SystemClock, VirtualClock
 from cloudtune.errors import AuthError, RejectedError, UnavailableError, UsageError
 from cloudtune.filelock import FileLock, held
 from cloudtune.job import JobRef, JobState, LaunchId, Progress, Reading
 from cloudtune.ledger.ledger import Launch
+from cloudtune.providers.base import Request
 from cloudtune.providers.scripted import ORDINARY, Fault, Scene, ScriptedJobs, ScriptedState
 from cloudtune.verbs.cost import cost
 from cloudtune.verbs.jobs import failure, ps, status
@@ -28,8 +31,8 @@ WORKING = Scene(ScriptedState.WORKING)
 class Stage:
     """A session over a scripted provider and a virtual clock."""
 
-    def __init__(self, folder, scenes=ORDINARY, faults=None, **changes):
-        self.clock = VirtualClock()
+    def __init__(self, folder, scenes=ORDINARY, faults=None, clock=None, **changes):
+        self.clock = clock or VirtualClock()
         self.jobs = ScriptedJobs(self.clock, scenes, faults=faults)
         self.session = builders.scripted_session(folder / "home", self.jobs, self.clock)
         self.plan = builders.scripted_plan(folder, **changes)
@@ -45,8 +48,8 @@ class Stage:
 def stage(tmp_path):
     made = []
 
-    def make(*scenes, faults=None, **changes):
-        made.append(Stage(tmp_path, scenes or ORDINARY, faults, **changes))
+    def make(*scenes, faults=None, clock=None, **changes):
+        made.append(Stage(tmp_path, scenes or ORDINARY, faults, clock, **changes))
         return made[-1]
 
     yield make
@@ -175,6 +178,33 @@ def test_a_launcher_at_work_is_left_alone(stage):
         with pytest.raises(UsageError, match="being launched by another process"):
             it.launch()
     assert reconcile(it.session).abandoned == ("bot-abc",)
+
+
+def gone_but_for_a_child(path, seconds=0.2):
+    """A launcher that was killed while it started a process: for an instant that process holds the lock that it inherited."""
+    lock = FileLock.try_acquire(path)
+    child = subprocess.Popen([sys.executable, "-S", "-c", f"import time; time.sleep({seconds})"], pass_fds=[lock.fd])
+    lock.release()
+    return child
+
+
+def test_a_launcher_that_died_while_it_started_a_process_is_settled_at_once(stage):
+    it = stage(clock=SystemClock())
+    it.session.ledger.intend(Launch(LaunchId("bot-abc"), "scripted", "bot", "", ""))
+    it.jobs.submit(Request("scripted", LaunchId("bot-abc"), {}))
+    child = gone_but_for_a_child(launching_lock(it.session, LaunchId("bot-abc")))
+    assert reconcile(it.session).confirmed == ("bot-abc",)
+    child.wait()
+
+
+def test_the_same_command_goes_on_with_a_launch_whose_launcher_died_while_it_started_a_process(stage):
+    it = stage(clock=SystemClock(), faults={"submit": [Fault.UNAVAILABLE]})
+    with pytest.raises(UnavailableError):
+        it.launch(None)
+    (left,) = it.session.ledger.views(is_open=True)
+    child = gone_but_for_a_child(launching_lock(it.session, left.id))
+    assert it.launch(None).id == left.id
+    child.wait()
 
 
 @pytest.mark.parametrize("first_one", ["succeeds", "gives up"])
