@@ -11,8 +11,8 @@ Rules that it follows:
 * every CUDA stream has pools of its own: what one has freed is of no use to another;
 * with a capacity: when a new segment does not fit, all wholly free segments are returned, then it is tried once more.
 
-Inside, sizes and addresses are counted in units of 512 bytes. A replay is most of an estimate's time, so ``alloc`` and
-``free`` are written out in one piece each, and a block that grows or shrinks keeps its place among the free ones where it can.
+Inside, sizes and addresses are counted in units of 512 bytes. A replay is most of an estimate's time, so allocating is written
+out within the loop over the events, and a block that grows or shrinks keeps its place among the free ones where it can.
 """
 
 from __future__ import annotations
@@ -38,15 +38,23 @@ MOST = HIGHEST >> 3  # half a pebibyte: what asks for more asks in vain
 
 
 class Block:
-    """A piece of a segment; ``before`` and ``after`` are its neighbours in it. ``key``: its place among the free blocks, or 0."""
+    """A piece of a segment; ``before`` and ``after`` are its neighbours in it, WALL at its ends.
+
+    ``key``: its place among the free blocks, or 0.
+    """
 
     __slots__ = ("address", "after", "before", "key", "pool", "size")
     address: int
-    after: Block | None
-    before: Block | None
+    after: Block
+    before: Block
     key: int
     pool: Pool
     size: int
+
+
+WALL = Block()  # where there is no neighbour, and nothing to merge with
+WALL.key = WALL.size = 0
+GONE = Block()  # in the place of every block that was given back
 
 
 class Pool:
@@ -65,16 +73,24 @@ class Pool:
         self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.least_rest = 1 if small or expandable else SMALL_REQUEST + 1
         self.end = self.mapped = 0
-        self.last: Block | None = None
+        self.last = WALL
 
-    def segment(self, address: int, size: int) -> None:
+    def segment(self, address: int, size: int) -> Block:
         """A new segment of ``size`` units, all of it free."""
         block = Block()
-        block.address, block.size, block.pool, block.before, block.after = address, size, self, None, None
+        block.address, block.size, block.pool, block.before, block.after = address, size, self, WALL, WALL
         block.key = size << SHIFT | address
         index = bisect_left(self.keys, block.key)
         self.keys.insert(index, block.key)
         self.blocks.insert(index, block)
+        return block
+
+    def take(self, index: int) -> Block:
+        """The free block at ``index``, all of it, which is free no more."""
+        block = self.blocks[index]
+        del self.keys[index], self.blocks[index]
+        block.key = 0
+        return block
 
     def move(self, index: int, block: Block) -> None:
         """The free block at ``index`` has changed its size or address."""
@@ -84,7 +100,16 @@ class Pool:
         self.blocks.insert(index, block)
 
 
-GONE = Block()  # in the place of every block that was given back
+class _Sized(dict[int, tuple[int, int, Pool]]):
+    """A request in bytes → its size in units, the least key of a block that it fits in, and its pool."""
+
+    def __init__(self, small: Pool, large: Pool) -> None:
+        self.small, self.large = small, large
+
+    def __missing__(self, request: int) -> tuple[int, int, Pool]:
+        size = (request + UNIT - 1) // UNIT
+        self[request] = size, size << SHIFT, self.large if size > SMALL_REQUEST else self.small
+        return self[request]
 
 
 class OutOfMemory(Exception):
@@ -95,6 +120,7 @@ class Allocator:
     """Holds segments, hands out blocks; all numbers in units of 512 bytes. ``capacity`` limits what may be reserved.
 
     ``held``: the block of each request, in order; GONE once it is free. ``peak_position``: of the event that brought the most.
+    ``sized``: for each stream, what requests look for.
     """
 
     __slots__ = (
@@ -108,13 +134,15 @@ class Allocator:
         "peak_reserved",
         "pools",
         "reserved",
+        "sized",
     )
 
     def __init__(self, *, expandable: bool = False, capacity_bytes: int | None = None, streams: int = 1) -> None:
         self.expandable = expandable
         self.capacity = min(MOST, capacity_bytes // UNIT) if capacity_bytes is not None else MOST
-        self.pools = [tuple(Pool(small=small, expandable=expandable) for small in (True, False)) for _ in range(streams)]
+        self.pools = [(Pool(small=True, expandable=expandable), Pool(small=False, expandable=expandable)) for _ in range(streams)]
         self.held: list[Block] = []
+        self.sized = [_Sized(*pair) for pair in self.pools]
         self.next_address = HIGHEST
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.peak_position = 0
 
@@ -123,60 +151,67 @@ class Allocator:
 
         ``streams``: the stream of each request; all in the first one without it.
         """
-        held, alloc, free, highest = self.held, self.alloc, self.free, self.peak_allocated
-        hold = held.append
-        for position, event in enumerate(events[start:stop], start):
-            if event < 0:
-                free(held[~event])
-                held[~event] = GONE  # so that its memory is used again
-                continue
-            try:
-                hold(alloc(event) if streams is None else alloc(event, streams[len(held)]))
-            except OutOfMemory:
-                return position
-            if self.allocated > highest:
-                highest = self.peak_allocated = self.allocated
-                self.peak_position = position
-        return -1
+        held, sized, position = self.held, self.sized[0], start
+        allocated, highest = self.allocated, self.peak_allocated
+        free, hold = self.free, held.append
+        try:
+            for position, event in enumerate(events[start:stop], start):
+                if event < 0:
+                    block = held[~event]
+                    held[~event] = GONE  # so that its memory is used again
+                    allocated -= block.size
+                    free(block)
+                    continue
+                if streams is not None:
+                    sized = self.sized[streams[len(held)]]
+                size, least, pool = sized[event]
+                keys = pool.keys
+                index = bisect_left(keys, least)
+                if index < len(keys):
+                    after = pool.blocks[index]
+                else:
+                    after = self._more(pool, size)
+                    index = len(keys) - 1
+                rest = after.size - size
+                if rest >= pool.least_rest:  # its beginning; the rest stays a free block
+                    block = Block()
+                    block.address = address = after.address
+                    block.size = size
+                    block.key = 0
+                    block.pool = pool
+                    block.before = before = after.before
+                    block.after = after
+                    after.before = before.after = block
+                    after.address = address = address + size
+                    after.size = rest
+                    after.key = key = rest << SHIFT | address
+                    if not index or keys[index - 1] < key:
+                        keys[index] = key
+                    else:
+                        pool.move(index, after)
+                else:
+                    block = pool.take(index) if after.key else after
+                    size = block.size
+                hold(block)
+                allocated += size
+                if allocated > highest:
+                    highest, self.peak_position = allocated, position
+            position = -1
+        except OutOfMemory:
+            pass
+        self.allocated, self.peak_allocated = allocated, highest
+        return position
 
-    def alloc(self, request: int, stream: int = 0) -> Block:
-        """A block for ``request`` bytes. Raises OutOfMemory."""
-        size = (request + UNIT - 1) // UNIT
-        pool = self.pools[stream][size > SMALL_REQUEST]
-        keys = pool.keys
-        index = bisect_left(keys, size << SHIFT)
-        if index == len(keys):
-            if self.expandable:
-                return self._from_end(pool, size)
-            self._grow(pool, size)
-            keys = pool.keys  # another list, if caches had to be given back
-            index = bisect_left(keys, size << SHIFT)
-        block = pool.blocks[index]
-        rest = block.size - size
-        if rest < pool.least_rest:  # all of it
-            del keys[index], pool.blocks[index]
-            block.key = 0
-            self.allocated += block.size
-            return block
-        after, block = block, Block()  # its beginning; the rest stays a free block
-        block.address = address = after.address
-        block.size = size
-        block.key = 0
-        block.pool = pool
-        block.before = before = after.before
-        block.after = after
-        after.before = block
-        if before is not None:
-            before.after = block
-        after.address = address = address + size
-        after.size = rest
-        after.key = key = rest << SHIFT | address
-        if not index or keys[index - 1] < key:
-            keys[index] = key
-        else:
-            pool.move(index, after)
-        self.allocated += size
-        return block
+    def _more(self, pool: Pool, size: int) -> Block:
+        """Room for ``size`` where no free block has it: a block cut off an expandable range's end, or a new segment, still free.
+
+        Raises OutOfMemory.
+        """
+        if self.expandable:
+            return self._from_end(pool, size)
+        segment = SMALL_SEGMENT if pool.small else LARGE_SEGMENT if size < LARGE_REQUEST else -(-size // LARGE_ROUND) * LARGE_ROUND
+        self._reserve(segment)
+        return pool.segment(self._address(segment), segment)
 
     def _from_end(self, pool: Pool, size: int) -> Block:
         """The beginning of an expandable range's free end. Raises OutOfMemory."""
@@ -184,46 +219,38 @@ class Allocator:
             self._map(pool, size)
         block = Block()
         block.address = pool.end
-        block.size = size
-        block.key = 0
-        block.pool = pool
-        block.before = before = pool.last
-        block.after = None
-        if before is not None:
-            before.after = block
-        pool.last = block
+        block.size, block.key, block.pool = size, 0, pool
+        block.before, block.after = pool.last, WALL
+        pool.last.after = pool.last = block
         pool.end += size
-        self.allocated += size
         return block
 
     def free(self, block: Block) -> None:
         """Give a block back and merge it with free neighbours."""
-        pool, size, before, after = block.pool, block.size, block.before, block.after
-        self.allocated -= size
+        pool = block.pool
+        before = block.before
+        after = block.after
         keys = pool.keys
         index = -1
-        if before is not None and before.key:  # the free block before it grows
+        if before.key:  # the free block before it grows
             index = bisect_left(keys, before.key)
-            if after is not None and after.key:  # by the free block after it, too
+            if after.key:  # by the free block after it, too
                 other = bisect_left(keys, after.key)
                 del keys[other], pool.blocks[other]
                 index -= other < index
-                size += after.size
+                before.size += after.size
                 after = after.after
-            before.size += size
+            before.size += block.size
             before.after = after
-            if after is not None:
-                after.before = before
-            block = before
-        elif after is not None and after.key:  # the free block after it grows
+            after.before = block = before
+        elif after.key:  # the free block after it grows
             index = bisect_left(keys, after.key)
             after.address = block.address
-            after.size += size
+            after.size += block.size
             after.before = before
-            if before is not None:
-                before.after = after
-            block, after = after, after.after
-        if after is None and self.expandable:
+            before.after = block = after
+            after = after.after
+        if after is WALL and self.expandable:
             self._join_end(pool, block, index)
             return
         block.key = key = block.size << SHIFT | block.address
@@ -242,15 +269,8 @@ class Allocator:
         if index >= 0:
             del pool.keys[index], pool.blocks[index]
         pool.end = block.address
-        pool.last = before = block.before
-        if before is not None:
-            before.after = None
-
-    def _grow(self, pool: Pool, size: int) -> None:
-        """Reserve a segment with room for ``size``. Raises OutOfMemory."""
-        segment = SMALL_SEGMENT if pool.small else LARGE_SEGMENT if size < LARGE_REQUEST else -(-size // LARGE_ROUND) * LARGE_ROUND
-        self._reserve(segment)
-        pool.segment(self._address(segment), segment)
+        pool.last = block.before
+        pool.last.after = WALL
 
     def _address(self, size: int) -> int:
         """Where the next segment begins: below all others."""
@@ -283,9 +303,9 @@ class Allocator:
             if self.expandable:
                 self._trim(pool)
                 continue
-            kept = [block for block in pool.blocks if block.before is not None or block.after is not None]
+            kept = [block for block in pool.blocks if block.before is not WALL or block.after is not WALL]
             self.reserved -= sum(block.size for block in pool.blocks) - sum(block.size for block in kept)
-            pool.blocks, pool.keys = kept, [block.key for block in kept]
+            pool.blocks[:], pool.keys[:] = kept, [block.key for block in kept]
 
     def _trim(self, pool: Pool) -> None:
         pages = (pool.mapped - pool.end) // pool.page * pool.page
