@@ -20,8 +20,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 
-from cloudtune.memory.tape import Tape
+from cloudtune.memory.tape import Row, Tape
 from cloudtune.units import MIB
 
 UNIT = 512
@@ -202,6 +203,41 @@ class Allocator:
         self.allocated, self.peak_allocated = allocated, highest
         return position
 
+    def play_row(self, events: list[int], row: Row, streams: list[int] | None = None) -> int:
+        """``play`` for a row of like pieces. Most are not looked at, where each does what the one before it did.
+
+        A piece that frees only its own and leaves the free blocks as it found them has what it keeps at the beginning of the
+        ranges' ends, and the next one finds the same again, but for how far away those are. Not so with a capacity, which may
+        be met by any of them, or where segments are not expandable, so that what is kept needs new ones.
+        """
+        at = row.start
+        while at < row.stop:
+            before = self._free_blocks()
+            failed = self.play(events, at, at + row.length, streams)
+            if failed >= 0:
+                return failed
+            at += row.length
+            left = (row.stop - at) // row.length
+            if left > 1 and self.expandable and self.capacity == MOST and self._free_blocks() == before:
+                made = sum(event > 0 for event in events[at : at + row.length])
+                self._repeat(made, left - 1)  # the last one is played, because it brings the highest peak
+                at = row.stop - row.length
+        return -1
+
+    def _free_blocks(self) -> list[list[int]]:
+        return [list(pool.keys) for pool in chain.from_iterable(self.pools)]
+
+    def _repeat(self, made: int, count: int) -> None:
+        """``count`` times what is kept of the last ``made`` requests, which lies in a row at the beginning of the ranges' ends."""
+        kept = [(place, block) for place, block in enumerate(self.held[-made:]) if block is not GONE]
+        kept.sort(key=lambda each: each[1].address)
+        for _ in range(count):
+            base = len(self.held)
+            self.held += [GONE] * made
+            for place, block in kept:
+                self.held[base + place] = self._from_end(block.pool, block.size)
+                self.allocated += block.size
+
     def _more(self, pool: Pool, size: int) -> Block:
         """Room for ``size`` where no free block has it: a block cut off an expandable range's end, or a new segment, still free.
 
@@ -312,6 +348,14 @@ class Allocator:
         pool.mapped -= pages
         self.reserved -= pages
 
+    def obey(self, commands: str, position: int) -> None:
+        """Do what a tape's ``commands`` say; ``position``: of the event before them."""
+        for word in commands.split():
+            if word == "empty_cache":
+                self.empty_cache()
+            else:
+                self.reset_peak(position)
+
     def reset_peak(self, position: int) -> None:
         """After ``position`` peaks start again from what is held now (torch.cuda.reset_peak_memory_stats)."""
         self.peak_allocated, self.peak_position = self.allocated, position
@@ -334,14 +378,15 @@ def replay(tape: Tape, *, expandable: bool, capacity: int | None = None) -> Repl
     streams = [tape.streams.get(name, 0) for name in tape.names] if tape.streams else None
     end = tape.end if tape.end >= 0 else len(tape.events)
     start = 0
-    for stop, words in [*sorted(tape.commands), (end, "")]:
-        failed = allocator.play(tape.events, start, stop, streams)
+    rows: list[tuple[int, str | Row]] = [(row.start, row) for row in tape.rows]
+    for position, what in sorted([*tape.commands, *rows, (end, "")], key=itemgetter(0)):
+        failed = allocator.play(tape.events, start, position, streams)
+        start = position
+        if isinstance(what, Row):
+            failed = failed if failed >= 0 else allocator.play_row(tape.events, what, streams)
+            start = what.stop
+        elif failed < 0:
+            allocator.obey(what, position - 1)
         if failed >= 0:
             return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, failed, failed)
-        for word in words.split():
-            if word == "empty_cache":
-                allocator.empty_cache()
-            else:
-                allocator.reset_peak(stop - 1)
-        start = stop
     return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, allocator.peak_position, -1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cloudtune.memory.tape import Tape
+from cloudtune.memory.tape import Row, Tape
 
 Range = tuple[int, int]
 LEAST = 6  # identical layers in a row from which on folding pays
@@ -162,6 +162,8 @@ def _forward(writer: _Writer, fold: Fold) -> list[int]:
     first_c, stop_c = fold.forward.ids
     bases = [where[first_c] if stop_c > first_c else 0]
     template = _Template(writer.short, fold.forward, [fold.before.ids], where)
+    if not template.outside:
+        writer.out.rows.append(Row(len(writer.out.events), len(template.codes), fold.extra))
     for _ in range(fold.extra):
         bases.append(writer.repeat(template, bases[-1]))
     _point(where, fold.forward.ids, bases[-1])

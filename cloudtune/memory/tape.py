@@ -10,6 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """From the event at ``start`` on, ``count`` times the same ``length`` events; each time they free only what they have made."""
+
+    start: int
+    length: int
+    count: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.length * self.count
+
+
 @dataclass(slots=True)
 class Tape:
     """``events``: a positive number allocates that many bytes (ids count up from 0), ``~id`` frees that id.
@@ -17,6 +30,7 @@ class Tape:
     ``kinds`` and ``names`` say, per id, to which share of the memory it belongs and what it is. ``marks`` are
     (position in events, phase): the phase that begins there. ``commands`` are (position, command) for the allocator.
     ``streams``: name → number of the CUDA stream, other than the one that computes, in which what is called so is allocated.
+    ``rows``: where the same events follow one another many times.
     """
 
     events: list[int] = field(default_factory=list)
@@ -25,6 +39,7 @@ class Tape:
     marks: list[tuple[int, str]] = field(default_factory=list)
     commands: list[tuple[int, str]] = field(default_factory=list)
     streams: dict[str, int] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
     kind: str = "activations"
     end: int = -1
 

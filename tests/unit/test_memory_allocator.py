@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtune.memory.allocator import SHIFT, Allocator, replay
-from cloudtune.memory.tape import Tape
+from cloudtune.memory.allocator import GONE, SHIFT, Allocator, replay
+from cloudtune.memory.tape import Row, Tape
 from cloudtune.units import MIB
 
 UNIT = 512
@@ -134,3 +135,69 @@ def test_a_capacity_is_never_exceeded(steps: list[tuple[bool, int]], expandable:
         else:
             break
     assert allocator.peak_reserved * UNIT <= 64 * MIB
+
+
+def like_pieces(steps: list[tuple[bool, int]], count: int) -> Tape:
+    """Memory in use and free, ``count`` times a piece that frees only what it has made, some of that freed, then more asked for."""
+    tape = tape_of(3 * MIB, 700_000, 21 * MIB, 900_000, ~1, ~0)
+    start = len(tape.events)
+    kept: list[int] = []
+    for _ in range(count):
+        made: list[int] = []
+        for is_free, size in steps:
+            if is_free and made:
+                tape.events.append(~made.pop(size % len(made)))
+            else:
+                made.append(tape.alloc(size, "a" if size % 2 else "b"))
+        kept += made
+    tape.rows = [Row(start, len(steps), count)]
+    tape.events += [~ident for ident in kept[1::2]]
+    for size in (2 * MIB, 30 * MIB, 4 * MIB, 400_000, 64 * MIB):
+        tape.alloc(size, "a")
+    return tape
+
+
+@given(REQUESTS, st.integers(1, 9), st.booleans(), st.booleans(), st.sampled_from([None, 0.5, 0.9, 1.0]))
+def test_a_row_of_like_pieces_is_what_playing_each_of_them_is(
+    steps: list[tuple[bool, int]], count: int, expandable: bool, has_streams: bool, share: float | None
+) -> None:
+    tape = like_pieces(steps, count)
+    tape.streams = {"b": 1} if has_streams else {}
+    each = replace(tape, rows=[])
+    whole = replay(each, expandable=expandable)
+    assert replay(tape, expandable=expandable) == whole
+    if share is not None:
+        capacity = int(whole.peak_reserved * share)
+        assert replay(tape, expandable=expandable, capacity=capacity) == replay(each, expandable=expandable, capacity=capacity)
+
+
+PIECES = {
+    "one kept": [(False, 30 * MIB), (False, 4 * MIB), (True, 0)],
+    "two kept, the later one before the other": [(False, 6 * MIB), (False, 30 * MIB), (True, 0), (False, 6 * MIB)],
+    "a segment kept": [(False, 30 * MIB)],
+}
+
+
+@pytest.mark.parametrize("steps", PIECES.values(), ids=list(PIECES))
+@pytest.mark.parametrize("expandable", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3, 90])
+def test_pieces_that_find_and_leave_the_same_free_blocks_are_not_looked_at(
+    steps: list[tuple[bool, int]], count: int, expandable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = like_pieces(steps, count)
+    players: list[Allocator] = []
+    played = []
+    play = Allocator.play
+
+    def watched(self: Allocator, events: list[int], start: int, stop: int, streams: list[int] | None) -> int:
+        players.append(self)
+        played.append(tape.rows != [] and start in range(tape.rows[0].start, tape.rows[0].stop))
+        return play(self, events, start, stop, streams)
+
+    monkeypatch.setattr(Allocator, "play", watched)
+    by_row = replay(tape, expandable=expandable)
+    assert sum(played) <= 4 if expandable else sum(played) == count
+    tape.rows = []
+    assert replay(tape, expandable=expandable) == by_row
+    left, right = ([block.address for block in one.held if block is not GONE] for one in (players[0], players[-1]))
+    assert left == right

@@ -91,6 +91,7 @@ def test_folding_is_at_work() -> None:
     from cloudtune.memory.program import Program
 
     program = Program(job)
-    program.play()
+    tape = program.play()
     assert len(program.layers) == 5
     assert program.folds
+    assert [row.count for row in tape.rows] == [59, 59], "the forward passes of both steps"
