@@ -223,6 +223,10 @@ class Run:
         self.tape.kind = kind
         return scratch
 
+    def kept_workspaces(self) -> list[int]:
+        """The ids of what the libraries have taken once and for all, in order."""
+        return sorted(storage.ident for storage in (*self.workspaces.values(), *self.lt_workspaces.values()))
+
     def checkpoint(self, function: Callable[[Value], Value], inputs: Value, *, reentrant: bool) -> Value:
         """Run ``function`` keeping only its input."""
         if reentrant:

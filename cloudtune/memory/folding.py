@@ -1,27 +1,48 @@
 """Folding: a run with few layers, written out again as the run with all of them. Exact, so folding changes nothing.
 
-In a row of identical layers the generator runs five: a b c d e. Layer c stands for the whole middle. Its forward events
+In a row of identical layers the generator runs three: b c d. Layer c stands for the whole middle. Its forward events
 are repeated after it and its backward events before it, with every reference shifted by one layer: what c frees of b
 becomes, in a repetition, what that repetition frees of the one before it; what c's backward frees of d's, accordingly.
 Frees of c's tensors outside its own events (gradients after the step, casts at the end of autocast) are repeated too.
+The libraries' workspaces, which the first layer makes once and for all, are passed over when layers are compared.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cloudtune.memory.tape import Row, Tape
 
 Range = tuple[int, int]
-LEAST = 6  # identical layers in a row from which on folding pays
+LEAST = 4  # identical layers in a row from which on folding pays
 
 
 @dataclass(slots=True)
 class Span:
-    """Where one piece of a layer lies: positions in the events, and the ids that it allocates."""
+    """Where one piece of a layer lies: positions in the events, and the ids that it allocates.
+
+    ``once``: those of them that stay for ever, in order.
+    """
 
     events: Range = (0, 0)
     ids: Range = (0, 0)
+    once: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many ids it allocates each time."""
+        return self.ids[1] - self.ids[0] - len(self.once)
+
+    def place(self, ident: int) -> int:
+        """The how manieth ``ident`` is of what the piece allocates each time; -1 when it is not of this piece."""
+        inside = self.ids[0] <= ident < self.ids[1]
+        return ident - self.ids[0] - bisect_left(self.once, ident) if inside else -1
+
+    def idents(self) -> list[int]:
+        """What it allocates each time, in order."""
+        return [ident for ident in range(*self.ids) if ident not in self.once]
 
 
 @dataclass(slots=True)
@@ -41,23 +62,20 @@ class Fold:
     @property
     def regular(self) -> bool:
         """Whether the neighbours allocate as many tensors as c, so that references can be shifted."""
-        return _length(self.before.ids) == _length(self.forward.ids) and _length(self.after.ids) == _length(self.backward.ids)
-
-
-def _length(span: Range) -> int:
-    return span[1] - span[0]
+        own = not self.forward.once and not self.backward.once
+        return own and self.before.size == self.forward.size and self.after.size == self.backward.size
 
 
 class _Template:
     """A piece of the short tape, ready to be written many times.
 
     ``codes``: allocations as they are, own frees as ``~(place among the own ids)``. ``outside``: (place, which, offset) of the
-    other frees; they free the id that lies ``offset`` after where the neighbour number ``which`` of ``near`` begins.
+    other frees; they free what the neighbour number ``which`` of ``near`` has allocated as the ``offset``-th.
     """
 
     __slots__ = ("codes", "kinds", "names", "outside")
 
-    def __init__(self, short: Tape, span: Span, near: list[Range], where: list[int]) -> None:
+    def __init__(self, short: Tape, span: Span, near: list[Span], where: list[int]) -> None:
         first, last = span.ids
         self.codes = short.events[span.events[0] : span.events[1]]
         self.outside: list[tuple[int, int, int]] = []
@@ -73,11 +91,12 @@ class _Template:
         self.names = short.names[first:last]
 
 
-def _meaning(ident: int, near: list[Range], where: list[int]) -> tuple[int, int]:
+def _meaning(ident: int, near: list[Span], where: list[int]) -> tuple[int, int]:
     """(which neighbour, offset in it) of an id of the short tape; (-1, its id in the long tape) when it is of none."""
-    for which, (first, stop) in enumerate(near):
-        if first <= ident < stop:
-            return which, ident - first
+    for which, span in enumerate(near):
+        offset = span.place(ident)
+        if offset >= 0:
+            return which, offset
     return -1, where[ident]
 
 
@@ -117,18 +136,17 @@ class _Writer:
         out.names += self.short.names[first:ident]
         return ident
 
-    def repeat(self, template: _Template, *near: int) -> int:
-        """The template once more; ``near``: the first id of each of its neighbours; returns the first id of its own."""
+    def repeat(self, template: _Template, *near: Sequence[int]) -> Sequence[int]:
+        """The template once more; ``near``: the ids of each of its neighbours; returns its own."""
         out = self.out
         base = len(out.names)
         piece = [code if code > 0 else code - base for code in template.codes]
-        starts = (*near, 0)
         for place, which, offset in template.outside:
-            piece[place] = ~(starts[which] + offset)
+            piece[place] = ~(near[which][offset] if which >= 0 else offset)
         out.events += piece
         out.kinds += template.kinds
         out.names += template.names
-        return base
+        return range(base, len(out.names))
 
 
 def unfold(short: Tape, folds: list[Fold]) -> Tape:
@@ -137,15 +155,15 @@ def unfold(short: Tape, folds: list[Fold]) -> Tape:
     cuts: list[tuple[int, int, Fold]] = []
     cuts.extend((fold.forward.events[1], 0, fold) for fold in folds)
     cuts.extend((fold.backward.events[0], 1, fold) for fold in folds)
-    bases: dict[int, list[int]] = {}
+    made: dict[int, list[Sequence[int]]] = {}
     done, ident = 0, 0
     for cut, is_backward, fold in sorted(cuts, key=lambda item: (item[0], item[1])):
         ident = writer.copy(done, cut, ident)
         done = cut
         if is_backward:
-            _backward(writer, fold, bases.pop(id(fold)))
+            _backward(writer, fold, made.pop(id(fold)))
         else:
-            bases[id(fold)] = _forward(writer, fold)
+            made[id(fold)] = _forward(writer, fold)
         writer.shifts.append((cut, len(writer.out.events) - cut))
     writer.copy(done, short.end if short.end >= 0 else len(short.events), ident)
     writer.out.end = len(writer.out.events)
@@ -153,30 +171,23 @@ def unfold(short: Tape, folds: list[Fold]) -> Tape:
     return writer.out
 
 
-def _forward(writer: _Writer, fold: Fold) -> list[int]:
+def _forward(writer: _Writer, fold: Fold) -> list[Sequence[int]]:
     """Repeat c's forward events; afterwards a reference to c means its last repetition, as d expects.
 
-    Returns the first id of c and of each repetition.
+    Returns the ids of c and of each repetition.
     """
     where = writer.where
-    first_c, stop_c = fold.forward.ids
-    bases = [where[first_c] if stop_c > first_c else 0]
-    template = _Template(writer.short, fold.forward, [fold.before.ids], where)
+    own = range(*fold.forward.ids)
+    made: list[Sequence[int]] = [where[own.start : own.stop]]
+    template = _Template(writer.short, fold.forward, [fold.before], where)
     if not template.outside:
         writer.out.rows.append(Row(len(writer.out.events), len(template.codes), fold.extra))
     for _ in range(fold.extra):
-        bases.append(writer.repeat(template, bases[-1]))
-    _point(where, fold.forward.ids, bases[-1])
+        made.append(writer.repeat(template, made[-1]))
+    where[own.start : own.stop] = made[-1]
     neighbours = _freed(writer.short, fold.forward, fold.following, fold.after, fold.backward)
-    for ident in range(first_c, stop_c):
-        if ident not in neighbours:
-            writer.repeated[ident] = [base + ident - first_c for base in bases[:-1]]
-    return bases
-
-
-def _point(where: list[int], ids: Range, base: int) -> None:
-    """References to ``ids`` now mean the ids from ``base`` on."""
-    where[ids[0] : ids[1]] = range(base, base + _length(ids))
+    _note(writer, own, made[:-1], neighbours)
+    return made
 
 
 def _freed(short: Tape, *spans: Span) -> set[int]:
@@ -184,34 +195,33 @@ def _freed(short: Tape, *spans: Span) -> set[int]:
     return {~event for span in spans for event in short.events[span.events[0] : span.events[1]] if event < 0}
 
 
-def _backward(writer: _Writer, fold: Fold, bases: list[int]) -> None:
+def _note(writer: _Writer, idents: Iterable[int], copies: list[Sequence[int]], but: set[int]) -> None:
+    """What must be freed too when one of c's ``idents``, those in ``but`` left out, is freed outside its events."""
+    for place, ident in enumerate(idents):
+        if ident not in but:
+            writer.repeated[ident] = [copy[place] for copy in copies]
+
+
+def _backward(writer: _Writer, fold: Fold, forward: list[Sequence[int]]) -> None:
     """Repeat c's backward events, last repetition first; then c itself follows with its own forward tensors."""
     where = writer.where
-    first_d, stop_d = fold.after.ids
-    template = _Template(writer.short, fold.backward, [fold.forward.ids, fold.before.ids, fold.after.ids], where)
-    incoming = where[first_d] if stop_d > first_d else 0
-    made: list[int] = []
+    template = _Template(writer.short, fold.backward, [fold.forward, fold.before, fold.after], where)
+    theirs = fold.after.idents()
+    incoming: Sequence[int] = [where[ident] for ident in theirs]
+    made: list[Sequence[int]] = []
     for index in range(fold.extra, 0, -1):
-        incoming = writer.repeat(template, bases[index], bases[index - 1], incoming)
+        incoming = writer.repeat(template, forward[index], forward[index - 1], incoming)
         made.append(incoming)
-    _point(where, fold.forward.ids, bases[0])
+    own = range(*fold.forward.ids)
+    where[own.start : own.stop] = forward[0]
+    _note(writer, own, forward[1:], {ident for ident in own if ident not in writer.repeated})
     inside = _freed(writer.short, fold.backward)
-    for ident in range(first_d, stop_d):
-        if ident in inside:  # what c frees of d is now what it frees of its first repetition
-            where[ident] = incoming + ident - first_d
-    _register(writer, fold, bases, made, inside)
-
-
-def _register(writer: _Writer, fold: Fold, bases: list[int], made: list[int], inside: set[int]) -> None:
-    """Remember which repetitions must be freed when c's own tensor is freed outside its events."""
-    first_c, first_g, shift = fold.forward.ids[0], fold.backward.ids[0], fold.backward.ids[0] - fold.after.ids[0]
-    for ident in range(*fold.forward.ids):
-        if ident in writer.repeated:
-            writer.repeated[ident] = [base + ident - first_c for base in bases[1:]]
-    handed_on = {ident + shift for ident in range(*fold.after.ids) if ident in inside}  # what b frees of c, as c frees it of d
-    for ident in range(*fold.backward.ids):
-        if ident not in inside and ident not in handed_on:
-            writer.repeated[ident] = [base + ident - first_g for base in made]
+    handed_on = set()
+    for place, ident in enumerate(theirs):
+        if ident in inside:  # what c frees of d is now what it frees of its first repetition, and what b frees of c, as c does of d
+            where[ident] = incoming[place]
+            handed_on.add(fold.backward.ids[0] + place)
+    _note(writer, range(*fold.backward.ids), made, inside | handed_on)
 
 
 def _move_marks(short: Tape, long: Tape, shifts: list[tuple[int, int]]) -> None:

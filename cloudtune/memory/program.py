@@ -164,8 +164,8 @@ class Program:
             layer = build_layer(block, index, copies, shape, job.method, self.computing, self.trained)
             self.layers.append(layer)
         for index, layer in enumerate(self.layers):
-            near = self.layers[max(0, index - 2) : index + 2]
-            layer.near_fold = any(other.copies > 1 for other in near)
+            # no mark that is not needed: one before the first layer would hide that its gradient is that of the embeddings
+            layer.near_fold = any(other.copies > 1 for other in self.layers[max(0, index - 2) : index + 1])
 
     def _build_copy(self, tensor: Tensor, word: int) -> None:
         """A module of modules_to_save runs as its trained copy, in the type of the original; peft widens adapters alone."""
@@ -203,8 +203,8 @@ class Program:
     def _folded(self, row: list[tuple[int, Block]]) -> list[tuple[int, Block, int]]:
         if not self.job.fold or len(row) < LEAST:
             return [(index, block, 1) for index, block in row]
-        kept = [*row[:3], *row[-2:]]
-        return [(index, block, len(row) - 4 if place == 2 else 1) for place, (index, block) in enumerate(kept)]
+        kept = [*row[:2], row[-1]]
+        return [(index, block, len(row) - 2 if place == 1 else 1) for place, (index, block) in enumerate(kept)]
 
     def _load_adapters(self) -> None:
         job = self.job
@@ -373,6 +373,7 @@ class Program:
 
     def _leave_loss(self, _run: Run, _saved: Saved, grad: Value, _node: Node) -> Grads:
         self.tape.kind = "activations"
+        self.returns[len(self.layers)] = (len(self.tape.events), len(self.tape.names))
         if self.sharding is not None:
             self.sharding.enter_backward(self.layers, len(self.layers) - 1)
         return (grad.view(),)
@@ -383,7 +384,7 @@ class Program:
             if layer.copies == 1:
                 continue
             fold = Fold(layer.copies - 1)
-            fold.before, fold.forward, fold.following = (self.went[at] for at in (index - 1, index, index + 1))
+            fold.before, fold.forward, fold.following = (self._piece(self.went[at]) for at in (index - 1, index, index + 1))
             fold.after = self._returned(index + 1)
             fold.backward = self._returned(index)
             self.folds.append(fold)
@@ -391,7 +392,11 @@ class Program:
     def _returned(self, index: int) -> Span:
         """The backward piece of a layer: from the end of its successor's to its own."""
         (start, first), (stop, last) = self.returns[index + 1], self.returns[index]
-        return Span((start, stop), (first, last))
+        return self._piece(Span((start, stop), (first, last)))
+
+    def _piece(self, span: Span) -> Span:
+        first, stop = span.ids
+        return replace(span, once=tuple(ident for ident in self.run.kept_workspaces() if first <= ident < stop))
 
 
 def tape_of(job: Job) -> Tape:
