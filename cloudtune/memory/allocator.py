@@ -93,6 +93,12 @@ class Pool:
         block.key = 0
         return block
 
+    def join_end(self, block: Block) -> None:
+        """``block``, the last one of an expandable range, becomes part of its free end."""
+        self.end = block.address
+        self.last = block.before
+        self.last.after = WALL
+
     def move(self, index: int, block: Block) -> None:
         """The free block at ``index`` has changed its size or address."""
         del self.keys[index], self.blocks[index]
@@ -154,7 +160,7 @@ class Allocator:
         """
         held, sized, position = self.held, self.sized[0], start
         allocated, highest = self.allocated, self.peak_allocated
-        free, hold = self.free, held.append
+        free, hold, more = self.free, held.append, self._from_end if self.expandable else self._segment
         try:
             for position, event in enumerate(events[start:stop], start):
                 if event < 0:
@@ -171,7 +177,7 @@ class Allocator:
                 if index < len(keys):
                     after = pool.blocks[index]
                 else:
-                    after = self._more(pool, size)
+                    after = more(pool, size)
                     index = len(keys) - 1
                 rest = after.size - size
                 if rest >= pool.least_rest:  # its beginning; the rest stays a free block
@@ -238,13 +244,8 @@ class Allocator:
                 self.held[base + place] = self._from_end(block.pool, block.size)
                 self.allocated += block.size
 
-    def _more(self, pool: Pool, size: int) -> Block:
-        """Room for ``size`` where no free block has it: a block cut off an expandable range's end, or a new segment, still free.
-
-        Raises OutOfMemory.
-        """
-        if self.expandable:
-            return self._from_end(pool, size)
+    def _segment(self, pool: Pool, size: int) -> Block:
+        """A new segment with room for ``size``, all of it free. Raises OutOfMemory."""
         segment = SMALL_SEGMENT if pool.small else LARGE_SEGMENT if size < LARGE_REQUEST else -(-size // LARGE_ROUND) * LARGE_ROUND
         self._reserve(segment)
         return pool.segment(self._address(segment), segment)
@@ -264,18 +265,15 @@ class Allocator:
     def free(self, block: Block) -> None:
         """Give a block back and merge it with free neighbours."""
         pool = block.pool
+        keys = pool.keys
         before = block.before
         after = block.after
-        keys = pool.keys
-        index = -1
         if before.key:  # the free block before it grows
-            index = bisect_left(keys, before.key)
             if after.key:  # by the free block after it, too
-                other = bisect_left(keys, after.key)
-                del keys[other], pool.blocks[other]
-                index -= other < index
+                pool.take(bisect_left(keys, after.key))
                 before.size += after.size
                 after = after.after
+            index = bisect_left(keys, before.key)
             before.size += block.size
             before.after = after
             after.before = block = before
@@ -286,27 +284,23 @@ class Allocator:
             after.before = before
             before.after = block = after
             after = after.after
-        if after is WALL and self.expandable:
-            self._join_end(pool, block, index)
+        elif after is WALL and self.expandable:
+            pool.join_end(block)
             return
-        block.key = key = block.size << SHIFT | block.address
-        if index < 0:
+        else:
+            block.key = key = block.size << SHIFT | block.address
             index = bisect_left(keys, key)
             keys.insert(index, key)
             pool.blocks.insert(index, block)
-        elif index + 1 == len(keys) or key < keys[index + 1]:
+            return
+        if after is WALL and self.expandable:
+            pool.join_end(pool.take(index))
+            return
+        block.key = key = block.size << SHIFT | block.address
+        if index + 1 == len(keys) or key < keys[index + 1]:
             keys[index] = key
         else:
             pool.move(index, block)
-
-    @staticmethod
-    def _join_end(pool: Pool, block: Block, index: int) -> None:
-        """The last block of an expandable range is free; ``index`` is its place among the free blocks, or -1."""
-        if index >= 0:
-            del pool.keys[index], pool.blocks[index]
-        pool.end = block.address
-        pool.last = block.before
-        pool.last.after = WALL
 
     def _address(self, size: int) -> int:
         """Where the next segment begins: below all others."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import accumulate, compress
+from typing import TypeVar
 
 from cloudtune.memory.folding import Fold, Span
 from cloudtune.memory.tape import Tape
 
+Item = TypeVar("Item")
 ONCE = frozenset({"workspaces", "optimizer states"})
 
 
@@ -34,32 +37,21 @@ def repeat(tape: Tape, step: Step) -> list[Fold] | None:
     foreign = freed and min(freed) < first
     if foreign or not all(tape.kinds[ident] in ONCE for ident in stays) or any(position > start for position, _ in tape.commands):
         return None
-    copies, gone = _copied(events, first, frozenset(stays), len(tape.names))
-    at = _Places(start, len(tape.events), [start + place for place in gone], first, len(tape.names), stays)
+    made_at = list(compress(range(start, stop), [event > 0 for event in events]))
+    at = _Places(start, len(tape.events), [made_at[ident - first] for ident in stays], first, len(tape.names), stays)
     tape.marks += [(at.event(position), phase) for position, phase in step.marks]
-    tape.events += copies
-    once = set(stays)
-    tape.kinds += [kind for ident, kind in enumerate(tape.kinds[first:last], first) if ident not in once]
-    tape.names += [name for ident, name in enumerate(tape.names[first:last], first) if ident not in once]
+    copies = list(accumulate([ident in freed for ident in range(first, last)], initial=len(tape.names)))
+    tape.events += _without([event if event > 0 else ~copies[~event - first] for event in events], at.gone, start)
+    tape.kinds += _without(tape.kinds[first:last], stays, first)
+    tape.names += _without(tape.names[first:last], stays, first)
     return [at.fold(fold) for fold in step.folds]
 
 
-def _copied(events: list[int], first: int, stays: frozenset[int], free: int) -> tuple[list[int], list[int]]:
-    """The events with ids from ``free`` on, those that stay left out; and where those were."""
-    copies: list[int] = []
-    moved: list[int] = []
-    gone: list[int] = []
-    for place, event in enumerate(events):
-        if event < 0:
-            copies.append(~moved[~event - first])
-        elif first + len(moved) in stays:
-            gone.append(place)
-            moved.append(-1)
-        else:
-            copies.append(event)
-            moved.append(free)
-            free += 1
-    return copies, gone
+def _without(items: list[Item], places: list[int], start: int) -> list[Item]:
+    """The items, of which the first has the place ``start``, but for those at ``places``, which ascend."""
+    for place in reversed(places):
+        del items[place - start]
+    return items
 
 
 @dataclass(frozen=True, slots=True)
