@@ -272,6 +272,7 @@ class Allocator:
             if after.key:  # by the free block after it, too
                 pool.take(bisect_left(keys, after.key))
                 before.size += after.size
+                after.before = WALL  # no ring of two that are gone
                 after = after.after
             index = bisect_left(keys, before.key)
             before.size += block.size
@@ -342,6 +343,19 @@ class Allocator:
         pool.mapped -= pages
         self.reserved -= pages
 
+    def let_go(self) -> None:
+        """Undo the links, so that blocks go at once and not with the next cyclic garbage collection.
+
+        Those between neighbours in an expandable range, which is where speed counts; others wait for the collector.
+        """
+        for pool in chain.from_iterable(self.pools):
+            pool.blocks.clear()
+            block, pool.last = pool.last, WALL
+            while block is not WALL:
+                block.after = WALL
+                block.before, block = WALL, block.before
+        WALL.before = WALL.after = WALL  # which has been told of neighbours like any other
+
     def obey(self, commands: str, position: int) -> None:
         """Do what a tape's ``commands`` say; ``position``: of the event before them."""
         for word in commands.split():
@@ -383,4 +397,5 @@ def replay(tape: Tape, *, expandable: bool, capacity: int | None = None) -> Repl
             allocator.obey(what, position - 1)
         if failed >= 0:
             return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, failed, failed)
+    allocator.let_go()
     return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, allocator.peak_position, -1)
