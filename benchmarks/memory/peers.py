@@ -4,7 +4,8 @@
 
 Installs fitcheck-llm, canifinetune and llm-analysis from the package index into FOLDER (default: a temporary one); accelerate
 is the one of this environment. Only the peers' programs are run; their archives of measurements are never read. Every peer
-gets the row's own numbers; a row that it refuses counts as refused, never as an error of zero.
+gets the row's own numbers; a row that it refuses counts as refused, never as an error of zero. Below each peer stands cloudtune
+on the very rows that the peer answered, as who refuses the hard rows has smaller errors.
 
 The command-line time is processor time (user + system) of a fresh process that answers one question of the rows, the median of
 the rounds, all programs in turn in each round. Ours is the whole command ``cloudtune estimate MODEL --json``, which answers for four
@@ -167,6 +168,11 @@ def columns(rows: list[Row], answers: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def answered(rows: list[Row], answers: dict[str, Any]) -> list[Row]:
+    """The rows whose number an estimator gave."""
+    return [row for row in rows if answers.get(row.id, {}).get(published.METRICS.get(row.metric)) is not None]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,20 +195,29 @@ def main(argv: list[str] | None = None) -> int:
         name: {"seconds": answer["seconds"], "process_seconds": processes[name], **columns(rows, answer["answers"])}
         for name, answer in table.items()
     }
+    same = {
+        name: columns(answered(rows, answer["answers"]), table["cloudtune"]["answers"])
+        for name, answer in table.items()
+        if name != "cloudtune"
+    }
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"cloudtune on the rows that were answered by": same}))
         return 0
     heads = ("rows", "answered", "median", "mean", "worst", "under", "ms each", "process")
     print(f"{'estimator':14} {'metric':14} " + " ".join(f"{head:>8}" for head in heads))
     for name, answer in result.items():
-        for metric, values in answer.items():
-            if isinstance(values, dict):
-                shown = (
-                    f"{values[key]:8.1%}" if values[key] is not None else f"{'-':>8}" for key in ("median", "mean", "worst", "worst_under")
-                )
-                times = f"{answer['seconds'] * 1e3:8.1f} {answer['process_seconds']:6.2f} s"
-                print(f"{name:14} {metric:14} {values['rows']:8} {values['answered']:8} {' '.join(shown)} {times}")
+        times = f"{answer['seconds'] * 1e3:8.1f} {answer['process_seconds']:6.2f} s"
+        for metric in (metric for metric in published.METRICS if metric in answer):
+            print(f"{name:14} {line(metric, answer[metric])} {times}")
+            if metric in same.get(name, {}):
+                print(f"{'  cloudtune':14} {line(metric, same[name][metric])}")
     return 0
+
+
+def line(metric: str, values: dict[str, Any]) -> str:
+    """One metric's columns as text."""
+    shown = (f"{values[key]:8.1%}" if values[key] is not None else f"{'-':>8}" for key in ("median", "mean", "worst", "worst_under"))
+    return f"{metric:14} {values['rows']:8} {values['answered']:8} {' '.join(shown)}"
 
 
 if __name__ == "__main__":
