@@ -213,8 +213,8 @@ class Allocator:
         """``play`` for a row of like pieces. Most are not looked at, where each does what the one before it did.
 
         A piece that frees only its own and leaves the free blocks as it found them has what it keeps at the beginning of the
-        ranges' ends, and the next one finds the same again, but for how far away those are. Not so with a capacity, which may
-        be met by any of them, or where segments are not expandable, so that what is kept needs new ones.
+        ranges' ends, and the next one finds the same again, but for how far away those are. Not so where the capacity may be
+        met by one of them, or where segments are not expandable, so that what is kept needs new ones.
         """
         at = row.start
         while at < row.stop:
@@ -224,23 +224,34 @@ class Allocator:
                 return failed
             at += row.length
             left = (row.stop - at) // row.length
-            if left > 1 and self.expandable and self.capacity == MOST and self._free_blocks() == before:
-                made = sum(event > 0 for event in events[at : at + row.length])
-                self._repeat(made, left - 1)  # the last one is played, because it brings the highest peak
-                at = row.stop - row.length
+            if left > 1 and self.expandable and self._free_blocks() == before:
+                kept = self._kept(sum(event > 0 for event in events[at : at + row.length]))
+                if self._has_room(sum(block.size for block in kept if block is not GONE) * left):
+                    self._repeat(kept, left - 1)  # the last one is played, because it brings the highest peak
+                    at = row.stop - row.length
         return -1
 
     def _free_blocks(self) -> list[list[int]]:
         return [list(pool.keys) for pool in chain.from_iterable(self.pools)]
 
-    def _repeat(self, made: int, count: int) -> None:
-        """``count`` times what is kept of the last ``made`` requests, which lies in a row at the beginning of the ranges' ends."""
-        kept = [(place, block) for place, block in enumerate(self.held[-made:]) if block is not GONE]
-        kept.sort(key=lambda each: each[1].address)
+    def _kept(self, made: int) -> list[Block]:
+        """Of the last ``made`` requests the blocks, GONE for those that are free again."""
+        return self.held[-made:] if made else []
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the ranges can grow by ``size`` in all, and by a page each, without meeting the capacity."""
+        pages = len(self.pools) * (SMALL_SEGMENT + LARGE_SEGMENT)
+        return self.reserved + size + pages <= self.capacity
+
+    def _repeat(self, kept: list[Block], count: int) -> None:
+        """``count`` times what is kept of a piece, which lies in a row at the beginning of the ranges' ends."""
+        places = [place for place, block in enumerate(kept) if block is not GONE]
+        places.sort(key=lambda place: kept[place].address)
         for _ in range(count):
             base = len(self.held)
-            self.held += [GONE] * made
-            for place, block in kept:
+            self.held += [GONE] * len(kept)
+            for place in places:
+                block = kept[place]
                 self.held[base + place] = self._from_end(block.pool, block.size)
                 self.allocated += block.size
 
@@ -383,6 +394,13 @@ class Replay:
 def replay(tape: Tape, *, expandable: bool, capacity: int | None = None) -> Replay:
     """Run the whole tape through a fresh allocator; stops where it runs out of ``capacity`` bytes."""
     allocator = Allocator(expandable=expandable, capacity_bytes=capacity, streams=max(tape.streams.values(), default=0) + 1)
+    try:
+        return _play_all(tape, allocator)
+    finally:
+        allocator.let_go()
+
+
+def _play_all(tape: Tape, allocator: Allocator) -> Replay:
     streams = [tape.streams.get(name, 0) for name in tape.names] if tape.streams else None
     end = tape.end if tape.end >= 0 else len(tape.events)
     start = 0
@@ -397,5 +415,4 @@ def replay(tape: Tape, *, expandable: bool, capacity: int | None = None) -> Repl
             allocator.obey(what, position - 1)
         if failed >= 0:
             return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, failed, failed)
-    allocator.let_go()
     return Replay(allocator.peak_allocated * UNIT, allocator.peak_reserved * UNIT, allocator.peak_position, -1)

@@ -1,6 +1,7 @@
-"""Folding: a run with few layers, written out again as the run with all of them. Exact, so folding changes nothing.
+"""Folding: a run with few layers, written out again as the run with all of them. Exact, or refused: folding changes nothing.
 
-In a row of identical layers the generator runs three: b c d. Layer c stands for the whole middle. Its forward events
+In a row of identical layers the generator runs three: b c d (five where b or d, the first and the last one, differ in what
+they keep and free). Layer c stands for the whole middle. Its forward events
 are repeated after it and its backward events before it, with every reference shifted by one layer: what c frees of b
 becomes, in a repetition, what that repetition frees of the one before it; what c's backward frees of d's, accordingly.
 Frees of c's tensors outside its own events (gradients after the step, casts at the end of autocast) are repeated too.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from cloudtune.memory.tape import Row, Tape
 
@@ -30,13 +32,22 @@ class Span:
     ids: Range = (0, 0)
     once: tuple[int, ...] = ()
 
-    @property
-    def size(self) -> int:
-        """How many ids it allocates each time."""
-        return self.ids[1] - self.ids[0] - len(self.once)
+    def made(self, short: Tape) -> list[int]:
+        """The bytes of what it allocates each time, in order."""
+        sizes = [event for event in short.events[self.events[0] : self.events[1]] if event > 0]
+        return [sizes[ident - self.ids[0]] for ident in self.idents()]
+
+    def frees_only(self, short: Tape, *pieces: Span) -> bool:
+        """Whether everything that is freed in it was allocated by one of the pieces. Anything else can be freed but once."""
+        return _freed(short, self).issubset(chain.from_iterable(range(*piece.ids) for piece in pieces))
+
+    def freed(self, short: Tape, within: Span) -> list[int]:
+        """What of it is freed within another piece: the places of that, ascending."""
+        first, stop = self.ids
+        return sorted(self.place(ident) for ident in _freed(short, within) if first <= ident < stop)
 
     def place(self, ident: int) -> int:
-        """The how manieth ``ident`` is of what the piece allocates each time; -1 when it is not of this piece."""
+        """Which place ``ident`` has among what the piece allocates each time, from 0 on; -1 when it is not of this piece."""
         inside = self.ids[0] <= ident < self.ids[1]
         return ident - self.ids[0] - bisect_left(self.once, ident) if inside else -1
 
@@ -59,11 +70,24 @@ class Fold:
     after: Span = field(default_factory=Span)
     backward: Span = field(default_factory=Span)
 
-    @property
-    def regular(self) -> bool:
-        """Whether the neighbours allocate as many tensors as c, so that references can be shifted."""
-        own = not self.forward.once and not self.backward.once
-        return own and self.before.size == self.forward.size and self.after.size == self.backward.size
+    def is_regular(self, short: Tape) -> bool:
+        """Whether c's neighbours do to c, and c to them, what the repetitions are going to do to each other. Ask right after the step.
+
+        A first layer whose input has no gradient may allocate as much as the others, and keep and free other things of it.
+        Then the next one may be the last that needs what all share, such as the angles of rotary positions.
+        """
+        theirs = self.forward.frees_only(short, self.forward, self.before)
+        theirs &= self.backward.frees_only(short, self.backward, self.forward, self.before, self.after)
+        if self.forward.once or self.backward.once or not theirs:
+            return False
+        rest = Span((self.backward.events[1], len(short.events)))
+        return (
+            self.before.made(short) == self.forward.made(short)
+            and self.after.made(short) == self.backward.made(short)
+            and self.before.freed(short, self.forward) == self.forward.freed(short, self.following)
+            and self.before.freed(short, self.backward) == self.forward.freed(short, self.after)
+            and self.after.freed(short, self.backward) == self.backward.freed(short, rest)
+        )
 
 
 class _Template:
@@ -75,7 +99,7 @@ class _Template:
 
     __slots__ = ("codes", "kinds", "names", "outside")
 
-    def __init__(self, short: Tape, span: Span, near: list[Span], where: list[int]) -> None:
+    def __init__(self, short: Tape, span: Span, near: list[Span]) -> None:
         first, last = span.ids
         self.codes = short.events[span.events[0] : span.events[1]]
         self.outside: list[tuple[int, int, int]] = []
@@ -86,18 +110,14 @@ class _Template:
                 self.codes[place] = ~(~event - first)
             else:
                 self.codes[place] = 1
-                self.outside.append((place, *_meaning(~event, near, where)))
+                self.outside.append((place, *_meaning(~event, near)))
         self.kinds = short.kinds[first:last]
         self.names = short.names[first:last]
 
 
-def _meaning(ident: int, near: list[Span], where: list[int]) -> tuple[int, int]:
-    """(which neighbour, offset in it) of an id of the short tape; (-1, its id in the long tape) when it is of none."""
-    for which, span in enumerate(near):
-        offset = span.place(ident)
-        if offset >= 0:
-            return which, offset
-    return -1, where[ident]
+def _meaning(ident: int, near: list[Span]) -> tuple[int, int]:
+    """(which neighbour, offset in it) of an id of the short tape."""
+    return next((which, span.place(ident)) for which, span in enumerate(near) if span.place(ident) >= 0)
 
 
 class _Writer:
@@ -142,7 +162,7 @@ class _Writer:
         base = len(out.names)
         piece = [code if code > 0 else code - base for code in template.codes]
         for place, which, offset in template.outside:
-            piece[place] = ~(near[which][offset] if which >= 0 else offset)
+            piece[place] = ~near[which][offset]
         out.events += piece
         out.kinds += template.kinds
         out.names += template.names
@@ -179,7 +199,7 @@ def _forward(writer: _Writer, fold: Fold) -> list[Sequence[int]]:
     where = writer.where
     own = range(*fold.forward.ids)
     made: list[Sequence[int]] = [where[own.start : own.stop]]
-    template = _Template(writer.short, fold.forward, [fold.before], where)
+    template = _Template(writer.short, fold.forward, [fold.before])
     if not template.outside:
         writer.out.rows.append(Row(len(writer.out.events), len(template.codes), fold.extra))
     for _ in range(fold.extra):
@@ -205,7 +225,7 @@ def _note(writer: _Writer, idents: Iterable[int], copies: list[Sequence[int]], b
 def _backward(writer: _Writer, fold: Fold, forward: list[Sequence[int]]) -> None:
     """Repeat c's backward events, last repetition first; then c itself follows with its own forward tensors."""
     where = writer.where
-    template = _Template(writer.short, fold.backward, [fold.forward, fold.before, fold.after], where)
+    template = _Template(writer.short, fold.backward, [fold.forward, fold.before, fold.after])
     theirs = fold.after.idents()
     incoming: Sequence[int] = [where[ident] for ident in theirs]
     made: list[Sequence[int]] = []

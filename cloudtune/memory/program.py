@@ -86,8 +86,10 @@ def workspace_bytes(capability: tuple[int, int]) -> int:
 class Program:
     """One run of a job; ``tape`` is complete after ``play``."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, near: int = 1) -> None:
         self.job = job
+        self.near = near
+        """How many layers of a folded row are run before and after the one that stands for the others."""
         self.tape = Tape()
         self.run = Run(self.tape, workspace_bytes(job.capability), cuda=job.capability != (0, 0))
         self.run.sums_in_place = not job.traced
@@ -105,6 +107,8 @@ class Program:
         self.returns: dict[int, tuple[int, int]] = {}
         self.sharding = Sharding(self.tape, job) if job.shards > 1 else None
         self.folds: list[Fold] = []
+        self.irregular = 0
+        """Rows that cannot be folded with so few layers around them."""
         self.ends: dict[str, Weight] = {}
         self.end_layers: dict[str, LinearLayer] = {}
         self.copies: list[Leaf] = []
@@ -122,6 +126,8 @@ class Program:
             self.resident.append(gradient_buckets(self.tape, self.trained.every))
         optimizer = Optimizer(self.tape, [] if job.offload else self.trained.every, job.behaviour, job.shards)
         first = self._first_step(optimizer)
+        if not self.is_regular():
+            return self._with_more_layers()
         for index in range(1, job.steps):
             if index == 1 and job.behaviour.peak_from == "second step":
                 self.tape.command("reset_peak")
@@ -131,11 +137,17 @@ class Program:
             else:
                 self.folds += again
         self.tape.finish()
-        if not self.folds:
-            return self.tape
-        if not all(fold.regular for fold in self.folds):
-            return Program(replace(job, fold=False)).play()
-        return unfold(self.tape, self.folds)
+        if not self.is_regular():
+            return self._with_more_layers()
+        return unfold(self.tape, self.folds) if self.folds else self.tape
+
+    def is_regular(self) -> bool:
+        """Whether all rows can be folded, as far as the run has come."""
+        return self.irregular == 0
+
+    def _with_more_layers(self) -> Tape:
+        """The run of the same job with two layers around those that are folded, or with none folded."""
+        return Program(self.job, near=2).play() if self.near == 1 else Program(replace(self.job, fold=False)).play()
 
     # ---- building -----------------------------------------------------------------------------------------------------
 
@@ -201,10 +213,11 @@ class Program:
         return [item for row in rows for item in self._folded(row)]
 
     def _folded(self, row: list[tuple[int, Block]]) -> list[tuple[int, Block, int]]:
-        if not self.job.fold or len(row) < LEAST:
+        near = self.near
+        if not self.job.fold or len(row) < LEAST + 2 * (near - 1):
             return [(index, block, 1) for index, block in row]
-        kept = [*row[:2], row[-1]]
-        return [(index, block, len(row) - 2 if place == 1 else 1) for place, (index, block) in enumerate(kept)]
+        kept = [*row[: near + 1], *row[-near:]]
+        return [(index, block, len(row) - 2 * near if place == near else 1) for place, (index, block) in enumerate(kept)]
 
     def _load_adapters(self) -> None:
         job = self.job
@@ -383,11 +396,15 @@ class Program:
         for index, layer in enumerate(self.layers):
             if layer.copies == 1:
                 continue
+            if not all(at in self.returns for at in (index, index + 1, index + 2)):  # no gradient comes through these layers
+                self.irregular += 1
+                continue
             fold = Fold(layer.copies - 1)
             fold.before, fold.forward, fold.following = (self._piece(self.went[at]) for at in (index - 1, index, index + 1))
             fold.after = self._returned(index + 1)
             fold.backward = self._returned(index)
             self.folds.append(fold)
+            self.irregular += not fold.is_regular(self.tape)
 
     def _returned(self, index: int) -> Span:
         """The backward piece of a layer: from the end of its successor's to its own."""

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """From the event at ``start`` on, ``count`` times the same ``length`` events; each time they free only what they have made."""
+    """From the event at ``start`` on, ``count`` times the same ``length`` events; each time they free only what they have made.
+
+    No command lies inside.
+    """
 
     start: int
     length: int

@@ -22,7 +22,7 @@ from cloudtune.planning.promises import refuse_out_of_reach
 from cloudtune.providers.base import Request
 from cloudtune.units import usd
 from cloudtune.verbs.plans import load_plan
-from cloudtune.verbs.reconcile import PATIENCE_SECONDS, launching_lock
+from cloudtune.verbs.reconcile import Patience, launching_lock
 from cloudtune.verbs.render import render
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NO_LOGIN = "login"
 """Code of the AuthError for a login that is missing or over, as against one that may not do something."""
-_PATIENCE_SECONDS = 2.0
+_LOCK_SECONDS = 2.0
 """A lock that is held for longer belongs to a launcher at work, not to a process that was just looking."""
 
 
@@ -52,7 +52,7 @@ def launch(plan: Plan, *, session: Session, launch_id: str | None = None, progre
     known = _known(chosen, plan, session)
     if known is not None and known.ref is not None and not _can_resume(known):
         return known
-    with held(launching_lock(session, chosen), session.clock, _PATIENCE_SECONDS) as lock:
+    with held(launching_lock(session, chosen), session.clock, _LOCK_SECONDS) as lock:
         if lock is None:
             raise UsageError(f"{chosen} is being launched by another process", code="launching", hint="see it with: cloudtune ps")
         known = _known(chosen, plan, session)  # again: another process may have launched or resumed it while we waited
@@ -68,13 +68,14 @@ def _begun(plan: Plan, session: Session) -> LaunchId | None:
 
     Raises UsageError when it was begun on another machine or at another price.
     """
+    patience = Patience(session.clock)
     for view in reversed(session.ledger.views(is_open=True, recipe=plan.recipe.name)):
         if view.ref is not None or view.provider != plan.chosen.provider:
             continue
         begun = load_plan(view.id, session)
         if begun is None or begun.recipe_digest != plan.recipe_digest:
             continue
-        with held(launching_lock(session, view.id), session.clock, PATIENCE_SECONDS) as lock:
+        with held(launching_lock(session, view.id), session.clock, patience.left()) as lock:
             if lock is None:
                 continue
         if _bought(begun) != _bought(plan):

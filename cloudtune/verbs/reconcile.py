@@ -17,12 +17,11 @@ from cloudtune.providers.registry import PROVIDERS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cloudtune.clock import Clock
     from cloudtune.session import Session
 
 WAIT_SECONDS = 120.0
 """How long a place without a fence gets to show a job that was submitted by a launcher that died."""
-PATIENCE_SECONDS = 0.5
-"""A launcher that is killed while it starts a process lives on in that process, with its lock, until this has become another program."""
 GIVEN_UP = "the launcher died before the job started; nothing runs; launch again"
 
 
@@ -35,6 +34,26 @@ class Reconciled:
     waiting: tuple[LaunchId, ...] = ()
     adopted: tuple[LaunchId, ...] = ()
     problems: tuple[CloudtuneError, ...] = ()
+
+
+class Patience:
+    """How long one command waits for the locks of launchers: half a second for all of them together, from the first question on.
+
+    A launcher that is killed while it starts a process lives on in that process, with its lock, until this has become another
+    program. Many launchers at work must not add up to a long wait.
+    """
+
+    SECONDS = 0.5
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._deadline: float | None = None
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        if self._deadline is None:
+            self._deadline = self._clock.monotonic() + self.SECONDS
+        return max(0.0, self._deadline - self._clock.monotonic())
 
 
 def launching_lock(session: Session, launch_id: LaunchId) -> Path:
@@ -58,13 +77,12 @@ def reconcile(session: Session, *, adopt: bool = False) -> Reconciled:
     """
     settled: dict[str, list[LaunchId]] = {"confirmed": [], "abandoned": [], "waiting": []}
     problems: list[CloudtuneError] = []
-    deadline: float | None = None  # for all of them: many launchers at work must not add up to a long wait
+    patience = Patience(session.clock)
     for view in session.ledger.views(is_open=True):
         if view.ref is not None:
             continue
-        deadline = deadline or session.clock.monotonic() + PATIENCE_SECONDS
         try:
-            settled[_settle(view, session, deadline - session.clock.monotonic())].append(view.id)
+            settled[_settle(view, session, patience)].append(view.id)
         except CloudtuneError as error:
             settled["waiting"].append(view.id)
             problems.append(error)
@@ -73,8 +91,8 @@ def reconcile(session: Session, *, adopt: bool = False) -> Reconciled:
     return Reconciled(tuple(settled["confirmed"]), tuple(settled["abandoned"]), tuple(settled["waiting"]), tuple(adopted), tuple(problems))
 
 
-def _settle(view: JobView, session: Session, patience: float) -> str:
-    with held(launching_lock(session, view.id), session.clock, patience) as lock:
+def _settle(view: JobView, session: Session, patience: Patience) -> str:
+    with held(launching_lock(session, view.id), session.clock, patience.left()) as lock:
         if lock is None:
             return "waiting"  # its launcher is alive, or another process is settling it
         fresh = session.ledger.view(view.id)

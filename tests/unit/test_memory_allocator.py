@@ -213,5 +213,26 @@ def test_a_replay_leaves_nothing_to_the_garbage_collector() -> None:
     assert blocks_alive() <= before
 
 
+@pytest.mark.parametrize("steps", PIECES.values(), ids=list(PIECES))
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.5])
+def test_a_row_whose_middle_meets_the_capacity(steps: list[tuple[bool, int]], share: float) -> None:
+    tape = like_pieces(steps, 40)
+    each = replace(tape, rows=[])
+    capacity = int(replay(each, expandable=True).peak_reserved * share)
+    assert replay(tape, expandable=True, capacity=capacity) == replay(each, expandable=True, capacity=capacity)
+
+
+def test_memory_runs_out_before_a_row_and_in_one_that_no_device_could_hold() -> None:
+    tape = like_pieces([(False, 4 * MIB)], 9)
+    assert replay(tape, expandable=True, capacity=22 * MIB).failed_at == 2, "a page of either pool, and what the row asks for would fit"
+    vast = Tape()
+    for _ in range(40):
+        vast.alloc(2**45, "a")
+    each = replay(vast, expandable=True)
+    assert each.failed_at == 15
+    vast.rows = [Row(0, 1, 40)]
+    assert replay(vast, expandable=True) == each
+
+
 def blocks_alive() -> int:
     return sum(isinstance(each, Block) for each in gc.get_objects())
