@@ -225,7 +225,8 @@ class Allocator:
             at += row.length
             left = (row.stop - at) // row.length
             if left > 1 and self.expandable and self._free_blocks() == before:
-                kept = self._kept(sum(event > 0 for event in events[at : at + row.length]))
+                made = sum(event > 0 for event in events[at : at + row.length])
+                kept = self.held[len(self.held) - made :]  # GONE for what is free again
                 if self._has_room(sum(block.size for block in kept if block is not GONE) * left):
                     self._repeat(kept, left - 1)  # the last one is played, because it brings the highest peak
                     at = row.stop - row.length
@@ -234,17 +235,13 @@ class Allocator:
     def _free_blocks(self) -> list[list[int]]:
         return [list(pool.keys) for pool in chain.from_iterable(self.pools)]
 
-    def _kept(self, made: int) -> list[Block]:
-        """Of the last ``made`` requests the blocks, GONE for those that are free again."""
-        return self.held[-made:] if made else []
-
     def _has_room(self, size: int) -> bool:
         """Whether the ranges can grow by ``size`` in all, and by a page each, without meeting the capacity."""
         pages = len(self.pools) * (SMALL_SEGMENT + LARGE_SEGMENT)
         return self.reserved + size + pages <= self.capacity
 
     def _repeat(self, kept: list[Block], count: int) -> None:
-        """``count`` times what is kept of a piece, which lies in a row at the beginning of the ranges' ends."""
+        """``count`` times the blocks of a piece, GONE or at the beginning of the ranges' ends, one behind the other."""
         places = [place for place, block in enumerate(kept) if block is not GONE]
         places.sort(key=lambda place: kept[place].address)
         for _ in range(count):

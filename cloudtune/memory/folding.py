@@ -1,9 +1,9 @@
 """Folding: a run with few layers, written out again as the run with all of them. Exact, or refused: folding changes nothing.
 
-In a row of identical layers the generator runs three: b c d (five where b or d, the first and the last one, differ in what
-they keep and free). Layer c stands for the whole middle. Its forward events
-are repeated after it and its backward events before it, with every reference shifted by one layer: what c frees of b
-becomes, in a repetition, what that repetition frees of the one before it; what c's backward frees of d's, accordingly.
+In a row of identical layers the generator runs three: b c d; five, with b and d twice, where the first or the last one differs in
+what it keeps and frees. Layer c stands for the whole middle. Its forward events are repeated after it and its backward events
+before it, with every reference shifted by one layer: what c frees of b becomes, in a repetition, what that repetition frees of
+the one before it; what c's backward frees of d's, accordingly.
 Frees of c's tensors outside its own events (gradients after the step, casts at the end of autocast) are repeated too.
 The libraries' workspaces, which the first layer makes once and for all, are passed over when layers are compared.
 """
@@ -41,10 +41,9 @@ class Span:
         """Whether everything that is freed in it was allocated by one of the pieces. Anything else can be freed but once."""
         return _freed(short, self).issubset(chain.from_iterable(range(*piece.ids) for piece in pieces))
 
-    def freed(self, short: Tape, within: Span) -> list[int]:
+    def freed_in(self, short: Tape, other: Span) -> list[int]:
         """What of it is freed within another piece: the places of that, ascending."""
-        first, stop = self.ids
-        return sorted(self.place(ident) for ident in _freed(short, within) if first <= ident < stop)
+        return sorted(place for place in map(self.place, _freed(short, other)) if place >= 0)
 
     def place(self, ident: int) -> int:
         """Which place ``ident`` has among what the piece allocates each time, from 0 on; -1 when it is not of this piece."""
@@ -84,9 +83,9 @@ class Fold:
         return (
             self.before.made(short) == self.forward.made(short)
             and self.after.made(short) == self.backward.made(short)
-            and self.before.freed(short, self.forward) == self.forward.freed(short, self.following)
-            and self.before.freed(short, self.backward) == self.forward.freed(short, self.after)
-            and self.after.freed(short, self.backward) == self.backward.freed(short, rest)
+            and self.before.freed_in(short, self.forward) == self.forward.freed_in(short, self.following)
+            and self.before.freed_in(short, self.backward) == self.forward.freed_in(short, self.after)
+            and self.after.freed_in(short, self.backward) == self.backward.freed_in(short, rest)
         )
 
 

@@ -48,7 +48,7 @@ def repeat(tape: Tape, step: Step) -> list[Fold] | None:
 
 
 def _without(items: list[Item], places: list[int], start: int) -> list[Item]:
-    """The items, of which the first has the place ``start``, but for those at ``places``, which ascend."""
+    """The items, whose places count from ``start`` on, without those at ``places``, which ascend. Changes the list that it is given."""
     for place in reversed(places):
         del items[place - start]
     return items

@@ -57,6 +57,16 @@ def test_steps_that_differ_are_run(change: dict[str, Any]) -> None:
     assert program.steps_run == 2
 
 
+def test_a_step_with_a_command_in_it_is_refused() -> None:
+    tape = Tape()
+    inside = Storage(tape, 1024, "inside")
+    del inside
+    step = stepping.Step(Span((0, len(tape.events)), (0, len(tape.names))), (), ())
+    tape.command("empty_cache")
+    assert stepping.repeat(replace(tape, events=list(tape.events), commands=[]), step) == []
+    assert stepping.repeat(tape, step) is None
+
+
 def test_a_step_that_frees_what_it_has_not_made_is_refused() -> None:
     tape = Tape()
     held = [Storage(tape, 512, "before")]

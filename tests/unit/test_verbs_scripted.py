@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -205,6 +206,22 @@ def test_the_same_command_goes_on_with_a_launch_whose_launcher_died_while_it_sta
     child = gone_but_for_a_child(launching_lock(it.session, left.id))
     assert it.launch(None).id == left.id
     child.wait()
+
+
+@pytest.mark.parametrize("command", ["reconcile", "launch"])
+def test_many_launchers_at_work_do_not_add_up_to_a_long_wait(stage, command):
+    it = stage()
+    with contextlib.ExitStack() as locks:
+        for number in range(20):
+            job = LaunchId(f"little-{number:03d}")
+            it.session.ledger.intend(Launch(job, "scripted", it.plan.recipe.name, it.plan.model_dump_json(), ""))
+            locks.enter_context(held(launching_lock(it.session, job), it.clock))
+        began = it.clock.monotonic()
+        if command == "reconcile":
+            assert len(reconcile(it.session).waiting) == 20
+        else:
+            it.launch(None)
+        assert 0 < it.clock.monotonic() - began < 0.6
 
 
 @pytest.mark.parametrize("first_one", ["succeeds", "gives up"])
