@@ -37,7 +37,8 @@ def new_launch_id(recipe_name: str) -> LaunchId:
 def parse_launch_id(text: str) -> LaunchId:
     """``text`` as a launch id. Raises UsageError for anything that could not be one."""
     if not _LAUNCH_ID.fullmatch(text):
-        raise UsageError(f"{text!r} is not a job id", hint="list the jobs with: cloudtune ps")
+        hint = "an id is 1 to 52 of a-z, 0-9 and -, no - at its ends; list the jobs with: cloudtune ps"
+        raise UsageError(f"{text!r} is not a job id", hint=hint)
     return LaunchId(text)
 
 

@@ -53,8 +53,9 @@ def test_launch_ids_are_legal_names_everywhere():
 
 @pytest.mark.parametrize("text", ["", "-a", "a-", "A", "a/b", "../a", "a" * 53, "a b", "a\n", "."])
 def test_what_cannot_be_a_launch_id_is_refused(text):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         parse_launch_id(text)
+    assert "1 to 52 of a-z, 0-9 and -" in caught.value.hint, "launch --id is for ids of one's own"
 
 
 def test_a_job_url_comes_back_as_it_went():
